@@ -1,0 +1,462 @@
+// Package pipeline is the straight line that every commit takes into a cluster.
+//
+// It exists so that a newcomer reads in one minute what happens to a commit, in which order, and what stops it. It
+// declares the stages as small interfaces and knows none of their packages, no front end and no Kubernetes client. It
+// must not hold state between runs, wait for anything, or decide what a stage decides.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/plaintext"
+	"sealock.dev/sealock/tenants"
+)
+
+// Source yields the files of one revision.
+type Source interface {
+	Tree(ctx context.Context) (files fs.FS, revision string, err error)
+}
+
+// FileOpener decrypts files that the build will read; each decrypted value becomes a token.
+type FileOpener interface {
+	OpenFiles(ctx context.Context, files fs.FS, tokens *plaintext.Tokens) (fs.FS, error)
+}
+
+// Renderer makes objects of files. digest identifies the rendered text, tokens included.
+type Renderer interface {
+	Render(ctx context.Context, files fs.FS, tokens *plaintext.Tokens) (set []manifest.Object, digest string, err error)
+}
+
+// Opener makes Secrets of one kind of object: SealedSecret, ExternalSecret.
+type Opener interface {
+	// Opens reports whether the object is of the opener's kind.
+	Opens(o manifest.Object) bool
+	// Prerequisites returns the indexes of the objects of the set that must be in the cluster before o can be opened.
+	Prerequisites(o manifest.Object, set []manifest.Object) []int
+	// Open returns the Secret that o yields. set is where it looks, before the cluster, for what o refers to.
+	Open(ctx context.Context, grant tenants.Grant, o manifest.Object, set []manifest.Object) (manifest.Produced, error)
+}
+
+// Judge evaluates the policies on a whole set, and returns all violations. revision is where the set comes from.
+type Judge interface {
+	Judge(ctx context.Context, grant tenants.Grant, set []manifest.Object, revision string) ([]fault.Violation, error)
+}
+
+// Cluster compares with, and writes to, one cluster, as the identity of the grant.
+type Cluster interface {
+	// Resolve sets the namespace of namespaced objects that have none, and refuses what the grant does not allow.
+	Resolve(ctx context.Context, grant tenants.Grant, set []manifest.Object) ([]manifest.Object, error)
+	// Plan decides what the set needs, and dry-runs it. It writes nothing.
+	Plan(ctx context.Context, grant tenants.Grant, owner manifest.Owner, set []manifest.Object, old []manifest.ID) (manifest.Plan, error)
+	// Apply writes the changed objects of the plan, stage by stage. after is called when a stage is done.
+	Apply(ctx context.Context, grant tenants.Grant, plan manifest.Plan, after func(ctx context.Context, stage int) error) ([]manifest.Change, error)
+	// WriteSecret writes a Secret that an opener made, with the controller's rights. With dryRun it only asks.
+	WriteSecret(ctx context.Context, p manifest.Produced, dryRun bool) (manifest.Change, error)
+	// Prune deletes what the plan says, and returns what it deleted and what is still there.
+	Prune(ctx context.Context, grant tenants.Grant, plan manifest.Plan) (deleted []manifest.Change, survivors []manifest.ID, err error)
+	// Unready returns those of the objects that are not healthy. It does not wait.
+	Unready(ctx context.Context, grant tenants.Grant, ids []manifest.ID) ([]manifest.Unready, error)
+}
+
+// StageOwners is the stage of a plan after which the Secrets that openers made are written: their owners exist then,
+// and no workload of the same commit does yet.
+const StageOwners = 2
+
+// Engine runs commits. One Engine serves all front ends.
+type Engine struct {
+	Openers []Opener
+	Judge   Judge
+	Cluster Cluster
+	Key     plaintext.Key // of this installation; tokens are derived with it
+}
+
+// Request is one commit to bring into the cluster.
+type Request struct {
+	Grant     tenants.Grant
+	Owner     manifest.Owner
+	Source    Source
+	Decrypter FileOpener // nil: files stay as they are
+	Renderer  Renderer
+	Inventory []manifest.ID // what the last run left
+	Prune     bool
+	// Health returns, of the applied objects, those to wait for. nil: none.
+	Health func(applied []manifest.ID) []manifest.ID
+	// Progress is told when a stage begins. It may be nil.
+	Progress func(stage fault.Stage, revision string)
+	// Record persists the inventory before the first write. An error stops the run.
+	Record func(ctx context.Context, union []manifest.ID) error
+	// Skip reports, once revision and digest are known, that this very text is applied and in place already.
+	Skip func(revision, digest string) bool
+}
+
+// Result is what came of a Request.
+type Result struct {
+	Revision  string
+	Digest    string        // of the rendered text, tokens included
+	Inventory []manifest.ID // valid unless Untouched
+	Untouched bool          // the inventory of the Request still holds
+	Changes   []manifest.Change
+	Warnings  []fault.Violation
+	Unready   []manifest.Unready
+	Secrets   []manifest.Change
+	Err       error // safe to show
+}
+
+// Run brings one commit into the cluster, or says why not. Up to the plan nothing is written.
+func (e *Engine) Run(ctx context.Context, req Request) (res Result) {
+	run := &run{Engine: e, req: req, tokens: plaintext.NewTokens(e.Key), scrub: plaintext.NewScrubber(), stage: fault.StageSource}
+	res.Untouched = true
+	defer func() {
+		if p := recover(); p != nil {
+			// The value of the panic may hold anything: it is not shown.
+			res.Err = fault.New(run.stage, fault.Internal, req.Owner.Ref, "the %s stage panicked", run.stage).Fix("report it; the commit is retried")
+		}
+		res.Err = run.safe(res.Err)
+	}()
+
+	files, revision, err := run.source(ctx)
+	if res.Revision = revision; err != nil {
+		return fail(res, err)
+	}
+	if files, err = run.openFiles(ctx, files); err != nil {
+		return fail(res, err)
+	}
+	set, digest, err := run.render(ctx, files)
+	if res.Digest = digest; err != nil {
+		return fail(res, err)
+	}
+	if req.Skip != nil && req.Skip(revision, digest) {
+		return res
+	}
+	produced, err := run.openObjects(ctx, set, &res)
+	if err != nil {
+		return fail(res, err)
+	}
+	if res.Warnings, err = run.judge(ctx, set, produced); err != nil {
+		return fail(res, err)
+	}
+	plan, err := run.plan(ctx, set, produced)
+	if err != nil {
+		return fail(res, err)
+	}
+	if err = run.apply(ctx, plan, produced, &res); err != nil {
+		return fail(res, err)
+	}
+	if err = run.prune(ctx, plan, &res); err != nil {
+		return fail(res, err)
+	}
+	return fail(res, run.health(ctx, plan, &res))
+}
+
+func fail(res Result, err error) Result { res.Err = err; return res }
+
+// run is the state of one Run.
+type run struct {
+	*Engine
+	req      Request
+	tokens   *plaintext.Tokens
+	scrub    *plaintext.Scrubber
+	stage    fault.Stage
+	revision string
+}
+
+func (r *run) enter(stage fault.Stage) {
+	r.stage = stage
+	if r.req.Progress != nil {
+		r.req.Progress(stage, r.revision)
+	}
+}
+
+func (r *run) source(ctx context.Context) (fs.FS, string, error) {
+	r.enter(fault.StageSource)
+	files, revision, err := r.req.Source.Tree(ctx)
+	r.revision = revision
+	return files, revision, err
+}
+
+func (r *run) openFiles(ctx context.Context, files fs.FS) (fs.FS, error) {
+	if r.req.Decrypter == nil {
+		return files, nil
+	}
+	r.enter(fault.StageDecrypt)
+	opened, err := r.req.Decrypter.OpenFiles(ctx, files, r.tokens)
+	r.scrub.Add(r.tokens.Values()...)
+	return opened, err
+}
+
+func (r *run) render(ctx context.Context, files fs.FS) ([]manifest.Object, string, error) {
+	r.enter(fault.StageRender)
+	set, digest, err := r.req.Renderer.Render(ctx, files, r.tokens)
+	r.scrub.Add(r.tokens.Values()...)
+	if err != nil {
+		return nil, digest, err
+	}
+	for _, o := range set {
+		r.scrub.Add(o.Values()...)
+	}
+	set, err = r.Cluster.Resolve(ctx, r.req.Grant, set)
+	if err != nil {
+		return nil, digest, err
+	}
+	return set, digest, unique(set)
+}
+
+// unique refuses a set in which one object stands twice: which of them would win depends on the order of files.
+func unique(set []manifest.Object) error {
+	seen := map[manifest.ID]fault.Ref{}
+	var errs []error
+	for _, o := range set {
+		id := o.ID()
+		if first, twice := seen[id]; twice {
+			errs = append(errs, fault.New(fault.StageRender, fault.Invalid, o.Ref(), "the object also stands in %s:%d", first.File, first.Line).Fix("remove one of them"))
+			continue
+		}
+		seen[id] = o.Ref()
+	}
+	return errors.Join(errs...)
+}
+
+// opening is a Secret that will be written, and the object that it comes from.
+type opening struct {
+	owner    manifest.Object
+	produced manifest.Produced
+}
+
+// openObjects opens all sealed and external secrets, and reports every one that fails. Objects that an external secret
+// needs and that come with the same commit are judged and applied first.
+func (r *run) openObjects(ctx context.Context, set []manifest.Object, res *Result) ([]opening, error) {
+	r.enter(fault.StageOpen)
+	if err := r.firstWave(ctx, set, res); err != nil {
+		return nil, err
+	}
+	r.enter(fault.StageOpen)
+	var out []opening
+	var errs []error
+	for _, o := range set {
+		for _, opener := range r.Openers {
+			if !opener.Opens(o) {
+				continue
+			}
+			p, err := opener.Open(ctx, r.req.Grant, o, set)
+			if err != nil {
+				errs = append(errs, err)
+				break
+			}
+			r.scrub.Add(p.Secret.Values()...)
+			out = append(out, opening{owner: o, produced: p})
+			break
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// firstWave applies the prerequisites that the set brings along and that the cluster does not have yet.
+func (r *run) firstWave(ctx context.Context, set []manifest.Object, res *Result) error {
+	need := map[int]bool{}
+	for _, o := range set {
+		for _, opener := range r.Openers {
+			if opener.Opens(o) {
+				for _, i := range opener.Prerequisites(o, set) {
+					need[i] = true
+				}
+			}
+		}
+	}
+	if len(need) == 0 {
+		return nil
+	}
+	// The whole set is judged before the first object of the wave is written; the opened Secrets follow with the rest.
+	if _, err := r.judge(ctx, set, nil); err != nil {
+		return err
+	}
+	var wave []manifest.Object
+	for i, o := range set {
+		if need[i] {
+			wave = append(wave, o)
+		}
+	}
+	r.enter(fault.StagePlan)
+	plan, err := r.Cluster.Plan(ctx, r.req.Grant, r.req.Owner, wave, nil)
+	if err != nil || !plan.Changed() {
+		return err
+	}
+	if err := r.record(ctx, append(plan.Union, r.req.Inventory...), res); err != nil {
+		return err
+	}
+	r.enter(fault.StageApply)
+	changes, err := r.Cluster.Apply(ctx, r.req.Grant, plan, func(context.Context, int) error { return nil })
+	res.Changes = append(res.Changes, changes...)
+	return err
+}
+
+func (r *run) record(ctx context.Context, union []manifest.ID, res *Result) error {
+	seen := map[string]bool{}
+	var ids []manifest.ID
+	for _, id := range union {
+		if !seen[id.String()] {
+			seen[id.String()] = true
+			ids = append(ids, id)
+		}
+	}
+	res.Inventory, res.Untouched = ids, false
+	if r.req.Record == nil {
+		return nil
+	}
+	return r.req.Record(ctx, ids)
+}
+
+func (r *run) judge(ctx context.Context, set []manifest.Object, opened []opening) ([]fault.Violation, error) {
+	r.enter(fault.StageJudge)
+	all := append([]manifest.Object(nil), set...)
+	for _, o := range opened {
+		if !o.produced.Keep {
+			all = append(all, o.produced.Secret)
+		}
+	}
+	if err := r.fence(set); err != nil {
+		return nil, err
+	}
+	violations, err := r.Judge.Judge(ctx, r.req.Grant, all, r.revision)
+	if err != nil {
+		return nil, err
+	}
+	var warnings []fault.Violation
+	for i := range violations {
+		violations[i].Message = r.scrub.Scrub(violations[i].Message)
+		if violations[i].Warn {
+			warnings = append(warnings, violations[i])
+		}
+	}
+	return warnings, fault.Denial(violations)
+}
+
+// fence refuses decrypted values outside Secrets for a tenant: whoever writes to the repository could otherwise turn a
+// Secret into a ConfigMap without having the key.
+func (r *run) fence(set []manifest.Object) error {
+	if r.req.Grant.Tenant == "" {
+		return nil
+	}
+	var errs []error
+	for _, o := range set {
+		if field, outside := o.OpenedOutsideSecret(); outside {
+			errs = append(errs, fault.New(fault.StageJudge, fault.Denied, o.Ref(), "a decrypted value stands outside a Secret").At(field).
+				Fix("keep decrypted values in Secrets"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *run) plan(ctx context.Context, set []manifest.Object, opened []opening) (manifest.Plan, error) {
+	r.enter(fault.StagePlan)
+	plan, err := r.Cluster.Plan(ctx, r.req.Grant, r.req.Owner, set, r.req.Inventory)
+	errs := []error{err}
+	for _, o := range opened {
+		if o.produced.Keep {
+			continue
+		}
+		_, err := r.Cluster.WriteSecret(ctx, o.produced, true)
+		errs = append(errs, err)
+	}
+	if !r.req.Prune {
+		plan.Prune = nil
+	}
+	return plan, errors.Join(errs...)
+}
+
+func (r *run) apply(ctx context.Context, plan manifest.Plan, opened []opening, res *Result) error {
+	r.enter(fault.StageApply)
+	if err := r.record(ctx, plan.Union, res); err != nil {
+		return err
+	}
+	changes, err := r.Cluster.Apply(ctx, r.req.Grant, plan, func(ctx context.Context, stage int) error {
+		if stage != StageOwners {
+			return nil
+		}
+		return r.writeSecrets(ctx, opened, res)
+	})
+	res.Changes = append(res.Changes, changes...)
+	return err
+}
+
+func (r *run) writeSecrets(ctx context.Context, opened []opening, res *Result) error {
+	var errs []error
+	for _, o := range opened {
+		if o.produced.Keep {
+			continue
+		}
+		change, err := r.Cluster.WriteSecret(ctx, o.produced, false)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if change.Action != manifest.Unchanged {
+			res.Secrets = append(res.Secrets, change)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *run) prune(ctx context.Context, plan manifest.Plan, res *Result) error {
+	applied := make([]manifest.ID, 0, len(plan.Steps))
+	for _, s := range plan.Steps {
+		applied = append(applied, s.Object.ID())
+	}
+	if len(plan.Prune) == 0 {
+		res.Inventory = applied
+		return nil
+	}
+	r.enter(fault.StagePrune)
+	deleted, survivors, err := r.Cluster.Prune(ctx, r.req.Grant, plan)
+	res.Changes = append(res.Changes, deleted...)
+	res.Inventory = append(applied, survivors...)
+	return err
+}
+
+func (r *run) health(ctx context.Context, plan manifest.Plan, res *Result) error {
+	if r.req.Health == nil {
+		return nil
+	}
+	var applied []manifest.ID
+	for _, s := range plan.Steps {
+		if s.Action != manifest.Skipped {
+			applied = append(applied, s.Object.ID())
+		}
+	}
+	ids := r.req.Health(applied)
+	if len(ids) == 0 {
+		return nil
+	}
+	r.enter(fault.StageHealth)
+	unready, err := r.Cluster.Unready(ctx, r.req.Grant, ids)
+	res.Unready = unready
+	return err
+}
+
+// safe returns err with every known secret value removed from its text, keeping its classification.
+func (r *run) safe(err error) error {
+	if err == nil {
+		return nil
+	}
+	faults := fault.All(err)
+	if len(faults) == 0 {
+		return fault.New(r.stage, fault.Internal, r.req.Owner.Ref, "%s", r.scrub.Scrub(err.Error()))
+	}
+	out := make([]error, 0, len(faults))
+	for _, f := range faults {
+		c := *f
+		if c.Stage == "" {
+			c.Stage = r.stage
+		}
+		if f.Err != nil {
+			c.Err = fmt.Errorf("%s", r.scrub.Scrub(f.Err.Error()))
+		}
+		c.Field, c.Remedy = r.scrub.Scrub(c.Field), r.scrub.Scrub(c.Remedy)
+		out = append(out, &c)
+	}
+	return errors.Join(out...)
+}
