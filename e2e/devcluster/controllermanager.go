@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/component-base/cli"
@@ -85,15 +84,11 @@ func startControllerManager(parts *stack, args []string, logFile string) error {
 		case err := <-exited:
 			return fmt.Errorf("exited: %v", err)
 		case <-ctx.Done():
-		}
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-exited:
-		case <-time.After(3 * time.Second):
+			// It keeps nothing of its own, and takes seconds to stop when asked.
 			_ = cmd.Process.Kill()
 			<-exited
+			return nil
 		}
-		return nil
 	})
 	return nil
 }

@@ -21,6 +21,8 @@ func startEtcd(ctx context.Context, parts *stack, dir, logFile string) (string, 
 	cfg.UnsafeNoFsync = true // a devcluster need not survive a power cut
 	cfg.LogLevel = "warn"
 	cfg.LogOutputs = []string{logFile}
+	cfg.WarningUnaryRequestDuration = time.Second
+	cfg.TickMs, cfg.ElectionMs = 20, 200 // it elects itself, so why wait
 	cfg.EnableGRPCGateway = false
 	anyPort := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
 	peer := url.URL{Scheme: "http", Host: "127.0.0.1:2380"}

@@ -22,6 +22,7 @@ import (
 )
 
 func main() {
+	nameVersion()
 	if filepath.Base(os.Args[0]) == "kubectl" {
 		kubectlMain(os.Args[1:])
 		return
