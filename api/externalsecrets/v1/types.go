@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // GroupVersion of the kinds in this package.
@@ -51,6 +52,10 @@ const (
 // +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Last Sync",type=date,JSONPath=`.status.refreshTime`
+// +kubebuilder:selectablefield:JSONPath=`.spec.secretStoreRef.name`
+// +kubebuilder:selectablefield:JSONPath=`.spec.secretStoreRef.kind`
+// +kubebuilder:selectablefield:JSONPath=`.spec.target.name`
+// +kubebuilder:selectablefield:JSONPath=`.spec.refreshInterval`
 type ExternalSecret struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -282,8 +287,7 @@ type StoreSpec struct {
 	// +kubebuilder:pruning:PreserveUnknownFields
 	RetrySettings *apiextensionsv1.JSON `json:"retrySettings,omitempty"`
 	// +optional
-	// +kubebuilder:validation:XIntOrString
-	RefreshInterval *apiextensionsv1.JSON `json:"refreshInterval,omitempty"`
+	RefreshInterval *intstr.IntOrString `json:"refreshInterval,omitempty"`
 	// Conditions say which namespaces may use a ClusterSecretStore.
 	// +optional
 	Conditions []StoreCondition `json:"conditions,omitempty"`
