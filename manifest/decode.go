@@ -247,7 +247,7 @@ func (c converter) scalar(n *yaml.Node) (any, error) {
 	case "!!str", "!!timestamp":
 		return n.Value, nil
 	}
-	return nil, c.fail(n, "use strings, numbers, booleans, lists and mappings only", "unsupported YAML tag %q", n.ShortTag())
+	return nil, c.fail(n, "use strings, numbers, booleans, lists and mappings only", "unsupported YAML tag")
 }
 
 // RequireIdentity returns an error unless the document has apiVersion, kind and a name.

@@ -55,7 +55,9 @@ func (t *Tokens) Len() int {
 
 // Contains reports whether text holds anything that has the shape of a token, known or not.
 // A text that only looks like one was forged in the repository: callers refuse it.
-func Contains(text string) bool { return strings.Contains(text, "sealock-token-") && tokenShape.MatchString(text) }
+func Contains(text string) bool {
+	return strings.Contains(text, "sealock-token-") && tokenShape.MatchString(text)
+}
 
 // Resolve returns the value of text with every token in it replaced, and whether there was one.
 // json is true when text is exactly one token of a scalar that is not a string.

@@ -1,0 +1,374 @@
+// Package kustomization is the front end for Flux's Kustomization: it translates the object into a pipeline.Request and
+// the pipeline.Result into status, and decides nothing in between.
+//
+// It exists so that the engine never sees a Flux type. It must not render, decrypt, judge or write objects itself.
+// The contract is reference/flux.md, sections 1.1 to 1.13.
+package kustomization
+
+import (
+	"context"
+	"io/fs"
+	"sync"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/record"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/pipeline"
+	"sealock.dev/sealock/plaintext"
+	"sealock.dev/sealock/tenants"
+)
+
+// Strings that clients of Flux rely on.
+const (
+	finalizer          = "finalizers.fluxcd.io"
+	statusOwner        = "gotk-kustomize-controller"
+	fieldManager       = "kustomize-controller"
+	labelName          = "kustomize.toolkit.fluxcd.io/name"
+	labelNamespace     = "kustomize.toolkit.fluxcd.io/namespace"
+	requestedAt        = "reconcile.fluxcd.io/requestedAt"
+	annotationRevision = "kustomize.toolkit.fluxcd.io/revision"
+	intervalJitter     = 0.05
+)
+
+// Decryption is what a decrypter needs to know of a Kustomization.
+type Decryption struct {
+	Dir        string                     // the build root in the repository
+	Keys       map[string]plaintext.Value // entries of the Secret with the keys
+	KeySource  string                     // "Secret namespace/name", for errors
+	Recipients []string                   // the only recipients allowed; empty: any
+	Tenant     bool                       // the stricter rules for files of tenants hold
+}
+
+// Data reads Secrets and ConfigMaps with the controller's rights. NotFound is a fault.Error of that kind.
+type Data interface {
+	Secret(ctx context.Context, namespace, name string) (map[string]plaintext.Value, error)
+	ConfigMap(ctx context.Context, namespace, name string) (map[string]string, error)
+}
+
+// Reconciler brings what Kustomizations point at into the cluster.
+type Reconciler struct {
+	Client    client.Client
+	APIReader client.Reader // past the cache, for the inventory before a run
+	Engine    *pipeline.Engine
+	Tenants   func() *tenants.Index
+	Data      Data
+	// Tree opens the files of an artifact that a GitRepository advertises.
+	Tree func(ctx context.Context, namespace, name, revision string) (fs.FS, error)
+	// Decrypter makes the opener of encrypted files.
+	Decrypter func(Decryption) (pipeline.FileOpener, error)
+	// Forget drops what the live view knows of an owner that is gone.
+	Forget func(namespace, name string)
+	// Snapshot identifies the policies in force; a change of it means that everything is judged again.
+	Snapshot func() string
+	Events   record.EventRecorder
+	// Requeue brings objects that must be looked at although they did not change.
+	Requeue <-chan types.NamespacedName
+
+	mu     sync.Mutex
+	memory map[types.NamespacedName]*memory
+}
+
+// memory is what a process remembers of a Kustomization. Losing it costs a run, nothing else.
+type memory struct {
+	fingerprint string // of the inputs of the last run that was applied whole
+	dirty       bool   // something that we manage changed in the cluster
+	waitFor     []manifest.ID
+	waitSince   time.Time
+	lastEvent   string
+	healthy     bool
+}
+
+func (r *Reconciler) remember(key types.NamespacedName) *memory {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.memory == nil {
+		r.memory = map[types.NamespacedName]*memory{}
+	}
+	m := r.memory[key]
+	if m == nil {
+		m = &memory{}
+		r.memory[key] = m
+	}
+	return m
+}
+
+func (r *Reconciler) forget(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.memory, key)
+	if r.Forget != nil {
+		r.Forget(key.Namespace, key.Name)
+	}
+}
+
+// Disturbed notes that an object of the Kustomization changed in the cluster, so that the next reconcile looks.
+func (r *Reconciler) Disturbed(key types.NamespacedName, drifted bool) {
+	m := r.remember(key)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.dirty = m.dirty || drifted
+}
+
+// Reconcile is called for every change of a Kustomization, of what it refers to and of what it manages.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	ks := &kustomizev1.Kustomization{}
+	if err := r.Client.Get(ctx, req.NamespacedName, ks); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.forget(req.NamespacedName)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !ks.DeletionTimestamp.IsZero() {
+		return r.finalize(ctx, ks)
+	}
+	if !controllerutil.ContainsFinalizer(ks, finalizer) {
+		patch := client.MergeFromWithOptions(ks.DeepCopy(), client.MergeFromWithOptimisticLock{})
+		controllerutil.AddFinalizer(ks, finalizer)
+		return ctrl.Result{Requeue: true}, client.IgnoreNotFound(r.Client.Patch(ctx, ks, patch, client.FieldOwner(statusOwner))) //nolint:staticcheck // the patch itself does not change the generation
+	}
+	if ks.Spec.Suspend {
+		return ctrl.Result{}, r.patchStatus(ctx, ks, func(*kustomizev1.KustomizationStatus) {})
+	}
+	return r.deliver(ctx, ks)
+}
+
+// deliver runs the pipeline if anything that it depends on changed, and otherwise only looks at health.
+func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization) (ctrl.Result, error) {
+	key := client.ObjectKeyFromObject(ks)
+	m := r.remember(key)
+	in, err := r.inputs(ctx, ks)
+	if err != nil {
+		return r.failed(ctx, ks, m, pipeline.Result{Untouched: true, Revision: in.revision, Err: err})
+	}
+	r.mu.Lock()
+	settled := m.fingerprint == in.fingerprint && !m.dirty && ks.Annotations[requestedAt] == ks.Status.LastHandledReconcileAt
+	m.dirty = false
+	r.mu.Unlock()
+	if settled {
+		return r.watchHealth(ctx, ks, m, in)
+	}
+	// The cache may be behind our own last write; an inventory that is too old would orphan objects.
+	if err := r.APIReader.Get(ctx, key, ks); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	res := r.run(ctx, ks, in)
+	if res.Err != nil {
+		return r.failed(ctx, ks, m, res)
+	}
+	m.fingerprint = in.fingerprint
+	return r.applied(ctx, ks, m, in, res)
+}
+
+// run translates the Kustomization into a request, and runs it.
+func (r *Reconciler) run(ctx context.Context, ks *kustomizev1.Kustomization, in inputs) pipeline.Result {
+	log := ctrl.LoggerFrom(ctx)
+	ctx, cancel := context.WithTimeout(ctx, ks.GetTimeout())
+	defer cancel()
+	old, err := inventoryOf(ks)
+	if err != nil {
+		return pipeline.Result{Untouched: true, Revision: in.revision, Err: err}
+	}
+	request := pipeline.Request{
+		Grant:     in.grant,
+		Owner:     owner(ks),
+		Source:    in,
+		Decrypter: in.decrypter,
+		Renderer:  in.renderer,
+		Inventory: old,
+		Prune:     ks.Spec.Prune,
+		Health:    func(applied []manifest.ID) []manifest.ID { return healthTargets(ks, applied) },
+		Progress: func(stage fault.Stage, revision string) {
+			log.Info("stage", "stage", string(stage), "revision", revision)
+		},
+		Record: func(ctx context.Context, union []manifest.ID) error { return r.recordInventory(ctx, ks, in.revision, union) },
+	}
+	return r.Engine.Run(ctx, request)
+}
+
+func owner(ks *kustomizev1.Kustomization) manifest.Owner {
+	return manifest.Owner{
+		Ref:          refOf(ks),
+		UID:          string(ks.UID),
+		Labels:       map[string]string{labelName: ks.Name, labelNamespace: ks.Namespace},
+		FieldManager: fieldManager,
+	}
+}
+
+func refOf(ks *kustomizev1.Kustomization) fault.Ref {
+	return fault.Ref{APIVersion: kustomizev1.GroupVersion.String(), Kind: "Kustomization", Namespace: ks.Namespace, Name: ks.Name}
+}
+
+func inventoryOf(ks *kustomizev1.Kustomization) ([]manifest.ID, error) {
+	if ks.Status.Inventory == nil {
+		return nil, nil
+	}
+	out := make([]manifest.ID, 0, len(ks.Status.Inventory.Entries))
+	for _, e := range ks.Status.Inventory.Entries {
+		id, err := manifest.ParseID(e.ID, e.Version)
+		if err != nil {
+			return nil, fault.New(fault.StagePlan, fault.Invalid, refOf(ks), "%w", err).At("status.inventory").Fix("remove the entry; it was not written by a reconciler")
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+func entries(ids []manifest.ID) *kustomizev1.ResourceInventory {
+	out := &kustomizev1.ResourceInventory{Entries: make([]kustomizev1.ResourceRef, 0, len(ids))}
+	for _, id := range ids {
+		out.Entries = append(out.Entries, kustomizev1.ResourceRef{ID: id.String(), Version: id.Version})
+	}
+	return out
+}
+
+// healthTargets returns the objects to wait for: all of them with wait, else those that healthChecks names.
+func healthTargets(ks *kustomizev1.Kustomization, applied []manifest.ID) []manifest.ID {
+	self := refOf(ks)
+	var out []manifest.ID
+	if ks.Spec.Wait {
+		for _, id := range applied {
+			if id.Ref() != self {
+				out = append(out, id)
+			}
+		}
+		return out
+	}
+	for _, h := range ks.Spec.HealthChecks {
+		apiVersion := h.APIVersion
+		if apiVersion == "" {
+			apiVersion = "apps/v1"
+		}
+		gvk := gvkOf(apiVersion, h.Kind)
+		out = append(out, manifest.ID{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Namespace: h.Namespace, Name: h.Name})
+	}
+	return out
+}
+
+// watchHealth looks at the objects that are waited for. The live view tells when to look again; no worker waits.
+func (r *Reconciler) watchHealth(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs) (ctrl.Result, error) {
+	if len(m.waitFor) == 0 {
+		return ctrl.Result{RequeueAfter: jitter(ks.GetRequeueAfter())}, r.patchStatus(ctx, ks, func(*kustomizev1.KustomizationStatus) {})
+	}
+	unready, err := r.Engine.Cluster.Unready(ctx, in.grant, m.waitFor)
+	if err != nil {
+		return r.failed(ctx, ks, m, pipeline.Result{Untouched: true, Revision: in.revision, Err: err})
+	}
+	return r.judgeHealth(ctx, ks, m, in, pipeline.Result{Untouched: true, Revision: in.revision, Digest: "", Unready: unready})
+}
+
+// finalize deletes what the Kustomization owns, as its deletion policy says, and lets it go.
+func (r *Reconciler) finalize(ctx context.Context, ks *kustomizev1.Kustomization) (ctrl.Result, error) {
+	if !controllerutil.ContainsFinalizer(ks, finalizer) {
+		return ctrl.Result{}, nil
+	}
+	if deletes(ks) {
+		wait, err := r.deleteOwned(ctx, ks)
+		if err != nil {
+			r.Events.Event(ks, corev1.EventTypeWarning, "PruneFailed", "pruning for deleted resource failed: "+fault.Lines(err, 5))
+			if fault.KindOf(err) != fault.Denied { // an identity that is gone cannot delete any more; waiting would not bring it back
+				return ctrl.Result{}, err
+			}
+			r.Events.Event(ks, corev1.EventTypeWarning, "PruneFailed", "unable to prune objects: "+listed(ks))
+		}
+		if wait {
+			return ctrl.Result{RequeueAfter: 2 * time.Second}, nil
+		}
+	}
+	patch := client.MergeFromWithOptions(ks.DeepCopy(), client.MergeFromWithOptimisticLock{})
+	controllerutil.RemoveFinalizer(ks, finalizer)
+	if err := r.Client.Patch(ctx, ks, patch, client.FieldOwner(statusOwner)); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	r.forget(client.ObjectKeyFromObject(ks))
+	return ctrl.Result{}, nil
+}
+
+func deletes(ks *kustomizev1.Kustomization) bool {
+	if ks.Spec.Suspend || ks.Status.Inventory == nil || len(ks.Status.Inventory.Entries) == 0 {
+		return false
+	}
+	switch ks.GetDeletionPolicy() {
+	case kustomizev1.DeletionPolicyOrphan:
+		return false
+	case kustomizev1.DeletionPolicyDelete, kustomizev1.DeletionPolicyWaitForTermination:
+		return true
+	}
+	return ks.Spec.Prune
+}
+
+// deleteOwned deletes the inventory and reports whether to come back because something is still terminating.
+func (r *Reconciler) deleteOwned(ctx context.Context, ks *kustomizev1.Kustomization) (bool, error) {
+	current := &kustomizev1.Kustomization{}
+	if err := r.APIReader.Get(ctx, client.ObjectKeyFromObject(ks), current); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	grant, err := r.Tenants().Grant(refOf(ks), ks.Spec.ServiceAccountName)
+	if err != nil {
+		return false, err
+	}
+	old, err := inventoryOf(current)
+	if err != nil {
+		return false, err
+	}
+	// Planning an empty set puts the whole inventory into the order of deletion.
+	plan, err := r.Engine.Cluster.Plan(ctx, grant, owner(ks), nil, old)
+	if err != nil {
+		return false, err
+	}
+	deleted, _, err := r.Engine.Cluster.Prune(ctx, grant, plan)
+	if text := changeLog(deleted); text != "" {
+		r.Events.Event(ks, corev1.EventTypeNormal, "ReconciliationSucceeded", text)
+	}
+	if err != nil || ks.GetDeletionPolicy() != kustomizev1.DeletionPolicyWaitForTermination {
+		return false, err
+	}
+	if time.Since(ks.DeletionTimestamp.Time) > ks.GetTimeout() {
+		r.Events.Event(ks, corev1.EventTypeWarning, "PruneFailed", "failed to wait for resources termination")
+		return false, nil
+	}
+	left, err := r.Engine.Cluster.Unready(ctx, grant, old)
+	for _, u := range left {
+		if u.Status != "NotFound" {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+func listed(ks *kustomizev1.Kustomization) string {
+	ids, _ := inventoryOf(ks)
+	text := ""
+	for _, id := range ids {
+		text += id.Ref().String() + "\n"
+	}
+	return text
+}
+
+func jitter(d time.Duration) time.Duration {
+	return wait.Jitter(time.Duration(float64(d)*(1-intervalJitter)), 2*intervalJitter)
+}
+
+// Tree implements pipeline.Source.
+func (in inputs) Tree(ctx context.Context) (fs.FS, string, error) {
+	files, err := in.open(ctx)
+	return files, in.revision, err
+}
+
+func artifactOf(repo *sourcev1.GitRepository) (revision string, ok bool) {
+	if repo.Status.Artifact == nil {
+		return "", false
+	}
+	return repo.Status.Artifact.Revision, true
+}
+
