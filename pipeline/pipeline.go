@@ -8,7 +8,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 
 	"sealock.dev/sealock/fault"
@@ -90,8 +89,6 @@ type Request struct {
 	Progress func(stage fault.Stage, revision string)
 	// Record persists the inventory before the first write. An error stops the run.
 	Record func(ctx context.Context, union []manifest.ID) error
-	// Skip reports, once revision and digest are known, that this very text is applied and in place already.
-	Skip func(revision, digest string) bool
 }
 
 // Result is what came of a Request.
@@ -129,9 +126,6 @@ func (e *Engine) Run(ctx context.Context, req Request) (res Result) {
 	set, digest, err := run.render(ctx, files)
 	if res.Digest = digest; err != nil {
 		return fail(res, err)
-	}
-	if req.Skip != nil && req.Skip(revision, digest) {
-		return res
 	}
 	produced, err := run.openObjects(ctx, set, &res)
 	if err != nil {
@@ -442,21 +436,24 @@ func (r *run) safe(err error) error {
 	if err == nil {
 		return nil
 	}
-	faults := fault.All(err)
-	if len(faults) == 0 {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // a tree of errors is taken apart on purpose
+		var out []error
+		for _, each := range joined.Unwrap() {
+			out = append(out, r.safe(each))
+		}
+		return errors.Join(out...)
+	}
+	var f *fault.Error
+	if !errors.As(err, &f) {
 		return fault.New(r.stage, fault.Internal, r.req.Owner.Ref, "%s", r.scrub.Scrub(err.Error()))
 	}
-	out := make([]error, 0, len(faults))
-	for _, f := range faults {
-		c := *f
-		if c.Stage == "" {
-			c.Stage = r.stage
-		}
-		if f.Err != nil {
-			c.Err = fmt.Errorf("%s", r.scrub.Scrub(f.Err.Error()))
-		}
-		c.Field, c.Remedy = r.scrub.Scrub(c.Field), r.scrub.Scrub(c.Remedy)
-		out = append(out, &c)
+	c := *f
+	if c.Stage == "" {
+		c.Stage = r.stage
 	}
-	return errors.Join(out...)
+	if f.Err != nil {
+		c.Err = errors.New(r.scrub.Scrub(f.Err.Error()))
+	}
+	c.Field, c.Remedy = r.scrub.Scrub(c.Field), r.scrub.Scrub(c.Remedy)
+	return &c
 }
