@@ -467,4 +467,5 @@ replace (
 	github.com/ma314smith/signedxml v1.1.1 => github.com/moov-io/signedxml v1.1.1
 )
 
+// Only go mod tidy looks at it: tests of Vault's dependencies use a package that later releases dropped.
 replace github.com/opencontainers/runc => github.com/opencontainers/runc v1.2.6

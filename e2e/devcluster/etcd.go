@@ -29,7 +29,6 @@ func startEtcd(ctx context.Context, parts *stack, dir, logFile string) (string, 
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{anyPort}, []url.URL{anyPort}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{anyPort}, []url.URL{peer}
 	cfg.InitialCluster = cfg.Name + "=" + peer.String()
-	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = "periodic", "5m"
 
 	server, err := embed.StartEtcd(cfg)
 	if err != nil {

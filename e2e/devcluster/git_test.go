@@ -29,12 +29,24 @@ func TestGitOverHTTP(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	commit, err := d.git(filepath.Join(clone, "old"), nil, "rev-parse", "HEAD")
+	old := filepath.Join(clone, "old")
+	commit, err := d.git(old, nil, "rev-parse", "HEAD")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.git(filepath.Join(clone, "old"), nil, "fetch", "-q", url, commit); err != nil {
+	if _, err := d.git(old, nil, "fetch", "-q", url, commit); err != nil {
 		t.Errorf("fetching a commit by its id: %v", err)
+	}
+
+	// A long negotiation, which git compresses: the clone has 60 commits of its own when it fetches.
+	for range 60 {
+		if _, err := d.git(old, nil, "commit", "-q", "--allow-empty", "-m", "own"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.roundTrip(t, d.gitURL("http/other", d.env["GIT_PASSWORD"]), []byte("other"))
+	if _, err := d.git(old, nil, "fetch", "-q", d.gitURL("http/other", d.env["GIT_PASSWORD"]), "main"); err != nil {
+		t.Error(err)
 	}
 
 	// A repository that somebody removes is gone; one that was never there is not found.

@@ -3,10 +3,12 @@ package main
 import (
 	"compress/gzip"
 	"context"
+	"crypto/rand"
 	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,6 +25,62 @@ const (
 	uploadPack  = "git-upload-pack"
 	receivePack = "git-receive-pack"
 )
+
+// startGit serves the repositories of DIR/git/repos over HTTP and SSH. User, password and keys stay the same for the
+// life of DIR.
+func (c *cluster) startGit() error {
+	if _, err := exec.LookPath("git"); err != nil {
+		return fmt.Errorf("%w: install git, or leave the server out with --without git", err)
+	}
+	repos := c.home.path("git", "repos")
+	if err := os.MkdirAll(repos, 0o700); err != nil {
+		return err
+	}
+	log, err := openLog(c.home.log("git"))
+	if err != nil {
+		return err
+	}
+	password, err := keptPassword(c.home.path("git", "password"))
+	if err != nil {
+		return err
+	}
+	g := &gitRepos{root: repos, log: log}
+	httpURL, err := c.startGitHTTP(&gitHTTP{gitRepos: g, username: "devcluster", password: password})
+	if err != nil {
+		return err
+	}
+	sshURL, err := c.startGitSSH(g)
+	if err != nil {
+		return err
+	}
+	for key, value := range map[string]string{
+		"GIT_HTTP_URL": httpURL, "GIT_SSH_URL": sshURL, "GIT_ROOT": repos,
+		"GIT_USERNAME": "devcluster", "GIT_PASSWORD": password,
+	} {
+		c.setEnv(key, value)
+	}
+	c.say("git serves %s and %s", httpURL, sshURL)
+	return nil
+}
+
+func (c *cluster) startGitHTTP(handler http.Handler) (string, error) {
+	ln, port, err := c.home.listen("git-http")
+	if err != nil {
+		return "", err
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	c.parts.run("git over HTTP", c.home.log("git"), func(ctx context.Context) error {
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(ln) }()
+		select {
+		case err := <-served:
+			return err
+		case <-ctx.Done():
+			return server.Close()
+		}
+	})
+	return fmt.Sprintf("http://127.0.0.1:%d", port), nil
+}
 
 // gitRepos is a folder of bare repositories served by the machine's own git, so that clients meet the real protocol.
 type gitRepos struct {
@@ -187,4 +245,14 @@ func gitError(w http.ResponseWriter, err error) {
 		code = http.StatusNotFound
 	}
 	http.Error(w, err.Error(), code)
+}
+
+// keptPassword reads a password, or makes one.
+func keptPassword(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		password := rand.Text()
+		return password, writeFileAtomic(path, []byte(password))
+	}
+	return string(data), err
 }

@@ -10,70 +10,16 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"regexp"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// startGit serves the repositories of DIR/git/repos over HTTP and SSH. User, password and keys stay the same for the
-// life of DIR.
-func (c *cluster) startGit() error {
-	repos := c.home.path("git", "repos")
-	if err := os.MkdirAll(repos, 0o700); err != nil {
-		return err
-	}
-	log, err := openLog(c.home.log("git"))
-	if err != nil {
-		return err
-	}
-	password, err := keptPassword(c.home.path("git", "password"))
-	if err != nil {
-		return err
-	}
-	g := &gitRepos{root: repos, log: log}
-	httpURL, err := c.startGitHTTP(&gitHTTP{gitRepos: g, username: "devcluster", password: password})
-	if err != nil {
-		return err
-	}
-	sshURL, err := c.startGitSSH(g)
-	if err != nil {
-		return err
-	}
-	for key, value := range map[string]string{
-		"GIT_HTTP_URL": httpURL, "GIT_SSH_URL": sshURL, "GIT_ROOT": repos,
-		"GIT_USERNAME": "devcluster", "GIT_PASSWORD": password,
-	} {
-		c.setEnv(key, value)
-	}
-	c.say("git serves %s and %s", httpURL, sshURL)
-	return nil
-}
-
-func (c *cluster) startGitHTTP(handler http.Handler) (string, error) {
-	ln, port, err := c.home.listen("git-http")
-	if err != nil {
-		return "", err
-	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
-	c.parts.run("git over HTTP", c.home.log("git"), func(ctx context.Context) error {
-		served := make(chan error, 1)
-		go func() { served <- server.Serve(ln) }()
-		select {
-		case err := <-served:
-			return err
-		case <-ctx.Done():
-			return server.Close()
-		}
-	})
-	return fmt.Sprintf("http://127.0.0.1:%d", port), nil
-}
-
+// startGitSSH serves the repositories to the holder of one key.
 func (c *cluster) startGitSSH(repos *gitRepos) (string, error) {
 	hostKey, err := keptKey(c.home.path("git", "ssh_host_key"))
 	if err != nil {
@@ -262,13 +208,4 @@ func keptKey(path string) (ssh.Signer, error) {
 		return nil, fmt.Errorf("%s: %w; remove the file", path, err)
 	}
 	return signer, nil
-}
-
-func keptPassword(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		password := rand.Text()
-		return password, writeFileAtomic(path, []byte(password))
-	}
-	return string(data), err
 }

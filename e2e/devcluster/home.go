@@ -70,10 +70,13 @@ func (h *home) acquire() error {
 		return fmt.Errorf("locking %s: %w", h.path("lock"), err)
 	}
 	h.lock = lock
-	if err := lock.Truncate(0); err != nil {
-		return err
+	err = lock.Truncate(0)
+	if err == nil {
+		_, err = fmt.Fprintln(lock, os.Getpid())
 	}
-	_, err = fmt.Fprintln(lock, os.Getpid())
+	if err != nil {
+		lock.Close()
+	}
 	return err
 }
 

@@ -96,27 +96,39 @@ func startKubelet(ctx context.Context, parts *stack, config *rest.Config, logFil
 	return nil
 }
 
-// registerNode creates the Node, large enough for anything and always Ready: no controller watches its heartbeat.
+// registerNode makes the Node, large enough for anything and always Ready: no controller watches its heartbeat, and none
+// removes the taint that admission gives to a new Node.
 func registerNode(ctx context.Context, client kubernetes.Interface) error {
-	node, err := client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+	nodes := client.CoreV1().Nodes()
+	_, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: nodeName,
 		Labels: map[string]string{
 			corev1.LabelHostname: nodeName, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64",
 		},
 	}}, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
+	if err := ignoreExists(err); err != nil {
+		return err
 	}
+	if _, err := nodes.Patch(ctx, nodeName, types.MergePatchType, []byte(`{"spec":{"taints":null}}`), metav1.PatchOptions{}); err != nil {
+		return err
+	}
+	node, err := nodes.Get(ctx, nodeName, metav1.GetOptions{})
 	if err != nil {
 		return err
 	}
+	node.Status = nodeStatus()
+	_, err = nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
+	return err
+}
+
+func nodeStatus() corev1.NodeStatus {
 	room := corev1.ResourceList{
 		corev1.ResourceCPU:    resource.MustParse("10k"),
 		corev1.ResourceMemory: resource.MustParse("100Ti"),
 		corev1.ResourcePods:   resource.MustParse("1M"),
 	}
 	now := metav1.Now()
-	node.Status = corev1.NodeStatus{
+	return corev1.NodeStatus{
 		Capacity: room, Allocatable: room,
 		Addresses: []corev1.NodeAddress{
 			{Type: corev1.NodeInternalIP, Address: nodeIP}, {Type: corev1.NodeHostName, Address: nodeName},
@@ -129,8 +141,6 @@ func registerNode(ctx context.Context, client kubernetes.Interface) error {
 			OperatingSystem: "linux", Architecture: "amd64", ContainerRuntimeVersion: "none://devcluster", KubeletVersion: "stand-in",
 		},
 	}
-	_, err = client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
-	return err
 }
 
 func (k *kubelet) work(ctx context.Context) {

@@ -115,6 +115,11 @@ func TestPodAnnotationsAndJobs(t *testing.T) {
 	d.mustKubectl(t, "", "annotate", "pod", "held", "-n", ns, holdAnnotation+"-")
 	d.eventually(t, "Running", "get", "pod", "held", "-n", ns, "-o", "jsonpath={.status.phase}")
 
+	// The Node has no taint: a pod of a DaemonSet lands there.
+	d.mustKubectl(t, `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: d}, spec: {selector: {matchLabels: {app: d}},
+template: {metadata: {labels: {app: d}}, spec: {containers: [{name: c, image: i}]}}}}`, "apply", "-n", ns, "-f", "-")
+	d.eventually(t, "1", "get", "daemonset", "d", "-n", ns, "-o", "jsonpath={.status.numberReady}")
+
 	d.mustKubectl(t, "", "create", "job", "j", "-n", ns, "--image=i")
 	d.mustKubectl(t, "", "wait", "-n", ns, "--for=condition=Complete", "--timeout=30s", "job/j")
 }

@@ -27,11 +27,7 @@ func main() {
 		kubectlMain(os.Args[1:])
 		return
 	}
-	// Only up stops by cancelled context; the other verbs keep the default behaviour of signals.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := newRootCommand().ExecuteContext(ctx)
-	stop()
-	if err != nil {
+	if err := newRootCommand().Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "devcluster:", err)
 		os.Exit(1)
 	}
@@ -83,19 +79,25 @@ Files in DIR:
   kubeconfig     administrator (system:masters)
   logs/          one log for each server
   audit.log      with --audit-log: every request to the API server at Metadata level, one JSON object a line. Finished
-                 requests have stage ResponseComplete; a watch also has a line ResponseStarted when it begins
+                 requests have stage ResponseComplete; a watch also has a line ResponseStarted when it begins. The
+                 kubeconfig's user is admin; devcluster's own parts are devcluster, devcluster:kubelet,
+                 system:kube-controller-manager, system:apiserver and system:serviceaccount:kube-system:*
   vault-audit.log  with --audit-log: every request to Vault, values hashed by Vault itself
+  vault-keys.json  the unseal key: to see Vault away, seal it by its API (PUT sys/seal), then unseal it
   git/repos      the bare repositories; remove a folder and it is a 404, push and it is created
 
 Pods never run. A stand-in for the kubelet binds them to the Node devnode and declares them Ready (pods of a Job:
-Succeeded); one that needs a missing Secret waits with reason CreateContainerConfigError. Annotations on a pod:
+Succeeded); one that needs a missing Secret waits with reason CreateContainerConfigError. logs, exec and port-forward
+find nobody, and volume claims stay Pending. Annotations on a pod:
   devcluster/hold: "true"   it stays Pending
   devcluster/fail: "true"   it is not ready, waiting in CrashLoopBackOff`,
 		Example: `  devcluster up --dir /tmp/dc
   devcluster up --dir /tmp/dc --audit-log --without vault,git`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := runUp(cmd.Context(), o)
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			context.AfterFunc(ctx, stop) // a second signal ends it at once
+			err := runUp(ctx, o)
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}

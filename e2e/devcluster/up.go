@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,6 +60,7 @@ func runUp(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	defer home.close()
+	ignoreVaultEnvironment()
 	c := &cluster{upOptions: o, home: home, parts: newStack(), progress: os.Stderr, began: time.Now(), env: map[string]string{}}
 	defer func() { err = errors.Join(err, c.parts.stop()) }()
 
@@ -72,6 +74,15 @@ func runUp(ctx context.Context, o upOptions) (err error) {
 		return nil
 	case err := <-c.parts.failed:
 		return err
+	}
+}
+
+// ignoreVaultEnvironment keeps the Vault client here from following the caller's shell to somebody's real Vault.
+func ignoreVaultEnvironment() {
+	for _, pair := range os.Environ() {
+		if key, _, _ := strings.Cut(pair, "="); strings.HasPrefix(key, "VAULT_") {
+			os.Unsetenv(key)
+		}
 	}
 }
 

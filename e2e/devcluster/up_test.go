@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,13 +48,32 @@ func TestSecondUpKeepsTheData(t *testing.T) {
 	if got := second.mustKubectl(t, "", "get", "configmap", "kept", "-o", "jsonpath={.data.k}"); got != "v" {
 		t.Errorf("the ConfigMap holds %q", got)
 	}
-	if got := second.mustKubectl(t, "", "auth", "whoami", "--token", token, "-o", "jsonpath={.status.userInfo.username}"); got != "admin" && got != "system:serviceaccount:default:default" {
+	server := second.mustKubectl(t, "", "config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
+	if got := second.mustKubectl(t, "", "--kubeconfig=/dev/null", "--server="+server, "--certificate-authority="+filepath.Join(dir, "pki", "ca.crt"),
+		"--token="+token, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"); got != "system:serviceaccount:default:default" {
 		t.Errorf("an earlier token makes %q", got)
 	}
 	if got := field(t, second.mustVault(t, "GET", "secret/data/kept", nil), "data", "data", "k"); got != "v" {
 		t.Errorf("Vault holds %q", got)
 	}
 	second.mustClone(t, second.gitURL("kept", second.env["GIT_PASSWORD"]), []byte("kept"))
+	// Sealed and unsealed again as help says; it also stops well while sealed.
+	second.mustVault(t, "PUT", "sys/seal", nil)
+	if code, answer := second.vault(t, second.env["VAULT_TOKEN"], "GET", "secret/data/kept", nil); code != http.StatusServiceUnavailable {
+		t.Errorf("sealed, Vault answers %d %v", code, answer)
+	}
+	var keys vaultKeys
+	data, err := os.ReadFile(filepath.Join(dir, "vault-keys.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &keys)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.mustVault(t, "PUT", "sys/unseal", map[string]any{"key": keys.UnsealKey})
+	second.mustVault(t, "GET", "secret/data/kept", nil)
+	second.mustVault(t, "PUT", "sys/seal", nil)
+
 	for key, value := range first.env {
 		if second.env[key] != value {
 			t.Logf("%s changed from %s to %s: its port was taken in between", key, value, second.env[key])

@@ -68,7 +68,6 @@ func (c *cluster) startVault(ctx context.Context) (*vaultServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	client.ClearNamespace() // of the caller's environment
 	v := &vaultServer{addr: addr, client: client}
 	if err := v.open(ctx, c.home.path("vault-keys.json"), c.home.path("vault")); err != nil {
 		return nil, err
