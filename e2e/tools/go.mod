@@ -1,3 +1,5 @@
+// The real clients that the stories run against Sealock. A module of its own, because each drags in a world of
+// dependencies; nothing imports it.
 module sealock.dev/sealock/e2e/tools
 
 go 1.26.8
@@ -14,7 +16,7 @@ require (
 	cloud.google.com/go/monitoring v1.30.0 // indirect
 	cloud.google.com/go/storage v1.63.1 // indirect
 	dario.cat/mergo v1.0.2 // indirect
-	filippo.io/age v1.3.1 // indirect
+	filippo.io/age v1.3.2 // indirect
 	filippo.io/edwards25519 v1.2.0 // indirect
 	filippo.io/hpke v0.4.0 // indirect
 	github.com/Azure/azure-sdk-for-go/sdk/azcore v1.22.0 // indirect
@@ -179,6 +181,7 @@ require (
 replace github.com/bitnami/sealed-secrets => github.com/bitnami-labs/sealed-secrets v0.40.0
 
 tool (
+	filippo.io/age/cmd/age-keygen
 	github.com/bitnami/sealed-secrets/cmd/kubeseal
 	github.com/getsops/sops/v3/cmd/sops
 )
