@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"filippo.io/age"
 	vaultapi "github.com/hashicorp/vault/api"
 )
 
@@ -84,13 +83,18 @@ func (w *World) git(ctx context.Context, dir string, args ...string) (string, er
 	return string(out), nil
 }
 
-// AgeKey makes an age identity, and returns it as text with its recipient.
-func AgeKey() (identity, recipient string, err error) {
-	id, err := age.GenerateX25519Identity()
+// AgeKey makes an age identity with the real age-keygen, and returns its file with its recipient.
+func (w *World) AgeKey(ctx context.Context) (identity, recipient string, err error) {
+	identity, err = w.Run(ctx, nil, "age-keygen")
 	if err != nil {
 		return "", "", err
 	}
-	return id.String(), id.Recipient().String(), nil
+	for _, line := range strings.Split(identity, "\n") {
+		if r, ok := strings.CutPrefix(line, "# public key: "); ok {
+			return identity, strings.TrimSpace(r), nil
+		}
+	}
+	return "", "", errors.New("age-keygen printed no public key")
 }
 
 // Sops encrypts a file with the real sops program, as a user does.
