@@ -3,7 +3,6 @@ package testkit
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,8 +16,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/restmapper"
 
 	"sealock.dev/sealock/config"
 )
@@ -55,7 +57,7 @@ func (d *Devcluster) Namespace(t testing.TB, labels map[string]string) string {
 }
 
 func (d *Devcluster) installCRDs(ctx context.Context) error {
-	text, err := config.Build(config.CRDs)
+	names, err := d.install(ctx, config.CRDs)
 	if err != nil {
 		return err
 	}
@@ -64,26 +66,6 @@ func (d *Devcluster) installCRDs(ctx context.Context) error {
 		return err
 	}
 	crds := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
-	var names []string
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096)
-	for {
-		var raw json.RawMessage
-		if err := decoder.Decode(&raw); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return err
-		}
-		var crd unstructured.Unstructured
-		if err := crd.UnmarshalJSON(raw); err != nil {
-			return err
-		}
-		force := true
-		opts := metav1.PatchOptions{FieldManager: "sealock-testkit", Force: &force}
-		if _, err := crds.Patch(ctx, crd.GetName(), types.ApplyPatchType, raw, opts); err != nil {
-			return err
-		}
-		names = append(names, crd.GetName())
-	}
 	for _, name := range names {
 		err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 			crd, err := crds.Get(ctx, name, metav1.GetOptions{})
@@ -97,6 +79,55 @@ func (d *Devcluster) installCRDs(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Install applies one folder of config/, such as "rbac", with strict field validation.
+func (d *Devcluster) Install(t testing.TB, folder string) {
+	t.Helper()
+	if _, err := d.install(t.Context(), folder); err != nil {
+		t.Fatalf("applying config/%s: %v", folder, err)
+	}
+}
+
+// install applies the objects of a folder in their order and returns their names.
+func (d *Devcluster) install(ctx context.Context, folder string) ([]string, error) {
+	text, err := config.Build(folder)
+	if err != nil {
+		return nil, err
+	}
+	client, err := dynamic.NewForConfig(d.Config)
+	if err != nil {
+		return nil, err
+	}
+	disco, err := discovery.NewDiscoveryClientForConfig(d.Config)
+	if err != nil {
+		return nil, err
+	}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disco))
+	var names []string
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096)
+	for {
+		obj := &unstructured.Unstructured{}
+		if err := decoder.Decode(obj); errors.Is(err, io.EOF) {
+			return names, nil
+		} else if err != nil {
+			return nil, err
+		}
+		mapping, err := mapper.RESTMapping(obj.GroupVersionKind().GroupKind(), obj.GroupVersionKind().Version)
+		if err != nil {
+			return nil, err
+		}
+		body, err := obj.MarshalJSON()
+		if err != nil {
+			return nil, err
+		}
+		force := true
+		opts := metav1.PatchOptions{FieldManager: "sealock-testkit", Force: &force, FieldValidation: metav1.FieldValidationStrict}
+		if _, err := client.Resource(mapping.Resource).Namespace(obj.GetNamespace()).Patch(ctx, obj.GetName(), types.ApplyPatchType, body, opts); err != nil {
+			return nil, fmt.Errorf("%s %s: %w", obj.GetKind(), obj.GetName(), err)
+		}
+		names = append(names, obj.GetName())
+	}
 }
 
 func established(crd *unstructured.Unstructured) bool {
