@@ -164,7 +164,7 @@ func (f *Files) allowed(s *sopsFile) error {
 		for _, key := range group {
 			if !slices.Contains(f.opts.Recipients, key.ToString()) {
 				return s.fail(fault.Denied, "the file is encrypted to %q, which is not a recipient of this tenant", key.ToString()).
-					At("sops." + key.TypeToIdentifier()).Fix("encrypt it to %s only", strings.Join(f.opts.Recipients, ", "))
+					At("sops."+key.TypeToIdentifier()).Fix("encrypt it to %s only", strings.Join(f.opts.Recipients, ", "))
 			}
 		}
 	}

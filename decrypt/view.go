@@ -39,9 +39,9 @@ var (
 	_ fs.ReadLinkFS = (*view)(nil)
 )
 
-func (v *view) ReadDir(name string) ([]fs.DirEntry, error)   { return fs.ReadDir(v.under, name) }
-func (v *view) Stat(name string) (fs.FileInfo, error)        { return fs.Stat(v.under, name) }
-func (v *view) Lstat(name string) (fs.FileInfo, error)       { return fs.Lstat(v.under, name) }
+func (v *view) ReadDir(name string) ([]fs.DirEntry, error)    { return fs.ReadDir(v.under, name) }
+func (v *view) Stat(name string) (fs.FileInfo, error)         { return fs.Stat(v.under, name) }
+func (v *view) Lstat(name string) (fs.FileInfo, error)        { return fs.Lstat(v.under, name) }
 func (v *view) ReadLink(name string) (target string, _ error) { return fs.ReadLink(v.under, name) }
 
 // ReadFile returns the file with tokens in place of what was decrypted.

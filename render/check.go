@@ -1,0 +1,289 @@
+package render
+
+import (
+	"errors"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/kustomize/api/types"
+	"sigs.k8s.io/yaml"
+
+	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/plaintext"
+)
+
+// remote is what people mean as a URL. It only chooses the words: whatever does not exist in the repository is refused,
+// and what exists is rewritten so that kustomize takes it for a path.
+var remote = regexp.MustCompile(`(?i)://|^[a-z]+::|^[\w.-]+@[\w.-]+[:/]|^(github|gitlab|bitbucket)\.\w+[/:]|\?(ref|version)=`) //nolint:gochecknoglobals // a constant
+
+// prepare checks the kustomization of the built directory with the options merged in, or makes one.
+func (f *fileSystem) prepare() error {
+	name, err := f.tree.kustomization(f.dir)
+	if err != nil {
+		return err
+	}
+	k := types.Kustomization{}
+	if name != "" {
+		if k, err = f.load(name); err != nil {
+			return err
+		}
+	} else {
+		name = path.Join(f.dir, kustomizationNames[0])
+		if err := f.generate(&k); err != nil {
+			return err
+		}
+	}
+	f.rootFile = name
+	f.opts.merge(&k)
+	if err := f.addComponents(name, &k); err != nil {
+		return err
+	}
+	f.keepOrigin = slices.Contains(k.BuildMetadata, types.OriginAnnotations)
+	if !f.keepOrigin {
+		k.BuildMetadata = append(k.BuildMetadata, types.OriginAnnotations)
+	}
+	return f.check(name, &k)
+}
+
+// generate lists the manifests of a folder that has no kustomization file.
+func (f *fileSystem) generate(k *types.Kustomization) error {
+	return f.tree.walk(f.dir, func(name string, unit bool) error {
+		if !unit && strings.EqualFold(path.Ext(name), ".json") {
+			if items, err := f.tree.decode(name); err != nil || len(items) == 0 {
+				return err
+			}
+		}
+		rel := strings.TrimPrefix(strings.TrimPrefix(name, f.dir), "/")
+		if f.dir == "." {
+			rel = name
+		}
+		k.Resources = append(k.Resources, rel)
+		return nil
+	})
+}
+
+func (f *fileSystem) addComponents(name string, k *types.Kustomization) error {
+	for _, c := range f.opts.Components {
+		if f.opts.IgnoreMissingComponents && !remote.MatchString(c) {
+			if _, err := fs.Stat(f.tree.files, path.Join(f.dir, c)); errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+		}
+		if path.IsAbs(c) {
+			return denied(name, "the component %q is not relative", c).At("spec.components").Fix("name it relative to spec.path")
+		}
+		k.Components = append(k.Components, c)
+	}
+	return nil
+}
+
+// readKustomization returns the checked form of a kustomization file.
+func (f *fileSystem) readKustomization(name string) ([]byte, error) {
+	if data, done := f.kustomizations[name]; done {
+		f.tree.count++ // a file that is included over and over counts each time
+		if f.tree.count > maxFiles {
+			return nil, f.refuse(invalid(name, "the build reads more than %d files", maxFiles).Fix("split the Kustomization"))
+		}
+		return data, nil
+	}
+	if info, err := fs.Stat(f.tree.files, name); err != nil || info.IsDir() {
+		return nil, fs.ErrNotExist
+	}
+	if _, err := f.tree.kustomization(path.Dir(name)); err != nil {
+		return nil, f.refuse(err)
+	}
+	k, err := f.load(name)
+	if err != nil {
+		return nil, f.refuse(err)
+	}
+	if err := f.check(name, &k); err != nil {
+		return nil, f.refuse(err)
+	}
+	return f.kustomizations[name], nil
+}
+
+func (f *fileSystem) load(name string) (types.Kustomization, error) {
+	var k types.Kustomization
+	data, err := f.tree.read(name)
+	if err != nil {
+		return k, f.tree.wrap(name, err)
+	}
+	if _, err := manifest.Decode(name, data, manifest.DefaultLimits); err != nil {
+		return k, err
+	}
+	if err := k.Unmarshal(data); err != nil {
+		return k, invalid(name, "not a kustomization: %s", f.words(err)).Fix("correct the field")
+	}
+	k.FixKustomization()
+	return k, nil
+}
+
+// check refuses what reaches out of the repository or starts programs, rewrites every path, and keeps the result for
+// kustomize.
+func (f *fileSystem) check(name string, k *types.Kustomization) error {
+	if err := refuseFields(name, k); err != nil {
+		return err
+	}
+	c := &checker{f: f, name: name, dir: path.Dir(name)}
+	c.list("resources", k.Resources, asResource)
+	c.list("components", k.Components, asOther)
+	c.list("configurations", k.Configurations, asOther)
+	for i, p := range k.PatchesStrategicMerge {
+		if strings.Contains(string(p), "\n") {
+			c.keep(bounded(name, []byte(p)))
+			continue
+		}
+		k.PatchesStrategicMerge[i] = types.PatchStrategicMerge(c.path("patchesStrategicMerge", string(p), asOther))
+	}
+	c.patches("patches", k.Patches)
+	c.patches("patchesJson6902", k.PatchesJson6902)
+	for i := range k.Replacements {
+		if k.Replacements[i].Path != "" {
+			k.Replacements[i].Path = c.path("replacements", k.Replacements[i].Path, asOther)
+		}
+	}
+	for i := range k.ConfigMapGenerator {
+		c.sources("configMapGenerator", &k.ConfigMapGenerator[i].KvPairSources)
+	}
+	for i := range k.SecretGenerator {
+		c.sources("secretGenerator", &k.SecretGenerator[i].KvPairSources)
+		for _, l := range k.SecretGenerator[i].LiteralSources {
+			_, v, _ := strings.Cut(l, "=")
+			f.private = append(f.private, plaintext.FromString(l), plaintext.FromString(v))
+		}
+	}
+	if c.err != nil {
+		return c.err
+	}
+	if len(k.CommonLabels) > 0 { // the same in the field that does not make kustomize print a warning
+		k.Labels = append(k.Labels, types.Label{Pairs: k.CommonLabels, IncludeSelectors: true})
+		k.CommonLabels = nil
+	}
+	data, err := yaml.Marshal(k)
+	if err != nil {
+		return invalid(name, "not a kustomization").Fix("correct it")
+	}
+	f.kustomizations[name] = data
+	return nil
+}
+
+// refuseFields refuses what starts programs, fetches, or changes the schema that all builds of the process share.
+func refuseFields(name string, k *types.Kustomization) error {
+	for _, r := range []struct {
+		field  string
+		used   bool
+		remedy string
+	}{
+		{"helmCharts", len(k.HelmCharts) > 0 || len(k.HelmChartInflationGenerator) > 0 || k.HelmGlobals != nil, "render the chart and commit the result"},
+		{"generators", len(k.Generators) > 0, "use configMapGenerator or secretGenerator, or commit the generated files"},
+		{"transformers", len(k.Transformers) > 0, "use the fields of the kustomization: labels, patches, replacements, images"},
+		{"validators", len(k.Validators) > 0, "use a Policy"},
+		{"openapi", len(k.OpenAPI) > 0, "remove it; merge lists of custom resources with JSON 6902 patches"},
+		{"crds", len(k.Crds) > 0, "remove it; list the CRDs under resources, and references under configurations"},
+	} {
+		if r.used {
+			return denied(name, "the field is not served: it runs programs, fetches, or changes what other builds share").At(r.field).Fix("%s", r.remedy)
+		}
+	}
+	return nil
+}
+
+// checker rewrites the paths of one kustomization file and keeps the first error.
+type checker struct {
+	f    *fileSystem
+	name string
+	dir  string
+	err  error
+}
+
+func (c *checker) keep(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+func (c *checker) list(field string, entries []string, as role) {
+	for i := range entries {
+		entries[i] = c.path(field, entries[i], as)
+	}
+}
+
+func (c *checker) patches(field string, patches []types.Patch) {
+	for i := range patches {
+		c.keep(bounded(c.name, []byte(patches[i].Patch)))
+		if patches[i].Path != "" {
+			patches[i].Path = c.path(field, patches[i].Path, asOther)
+		}
+	}
+}
+
+func (c *checker) sources(field string, s *types.KvPairSources) {
+	for i, entry := range s.FileSources {
+		key, file, named := strings.Cut(entry, "=")
+		if !named {
+			key, file = path.Base(entry), entry
+		}
+		s.FileSources[i] = key + "=" + c.path(field+".files", file, asData)
+	}
+	for i := range s.EnvSources {
+		s.EnvSources[i] = c.path(field+".envs", s.EnvSources[i], asData)
+	}
+	if s.EnvSource != "" {
+		s.EnvSource = c.path(field+".env", s.EnvSource, asData)
+	}
+}
+
+// path refuses an entry that is not a file or folder of the repository, and returns it in a form that begins with "./"
+// or "../", which kustomize never takes for a URL.
+func (c *checker) path(field, entry string, as role) string {
+	name := path.Join(c.dir, entry)
+	switch {
+	case path.IsAbs(entry):
+		c.keep(denied(c.name, "%q is an absolute path", entry).At(field).Fix("name it relative to the kustomization file"))
+		return ""
+	case !fs.ValidPath(name):
+		c.keep(denied(c.name, "%q leaves the repository", entry).At(field).Fix("refer to files inside the repository"))
+		return ""
+	}
+	if err := c.f.tree.contained(name); err != nil {
+		c.keep(err)
+		return ""
+	}
+	info, err := fs.Stat(c.f.tree.files, name)
+	switch {
+	case err != nil && remote.MatchString(entry):
+		c.keep(denied(c.name, "%q is outside of the repository; remote bases are not fetched", entry).At(field).
+			Fix("copy it into the repository, or make it a GitRepository of its own"))
+		return ""
+	case errors.Is(err, fs.ErrNotExist):
+		c.keep(invalid(c.name, "%q does not exist", entry).At(field).Fix("add it, or remove the entry"))
+		return ""
+	case err != nil:
+		c.keep(c.f.tree.wrap(name, err))
+		return ""
+	case info.IsDir():
+		c.directory(field, entry, name)
+	default:
+		c.f.roles[name] = max(c.f.roles[name], as)
+	}
+	rel := path.Clean(entry)
+	if rel == ".." || strings.HasPrefix(rel, "../") {
+		return rel
+	}
+	return "./" + rel
+}
+
+func (c *checker) directory(field, entry, name string) {
+	if field != "resources" && field != "components" {
+		c.keep(invalid(c.name, "%q is a directory", entry).At(field).Fix("name a file"))
+		return
+	}
+	found, err := c.f.tree.kustomization(name)
+	if err == nil && found == "" {
+		err = invalid(c.name, "the directory %q has no kustomization file", entry).At(field).Fix("add one, or list its files")
+	}
+	c.keep(err)
+}

@@ -1,0 +1,215 @@
+package render
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/resmap"
+	"sigs.k8s.io/kustomize/api/types"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+)
+
+// originAnnotation is where kustomize notes which file an object comes from.
+const originAnnotation = "config.kubernetes.io/origin"
+
+// kustomize builds one directory with the options of b merged into its kustomization file, or into one made for it.
+func (b *Build) kustomize(t *tree, dir string) ([]item, error) {
+	f := newFileSystem(t, b.opts, dir)
+	if err := f.prepare(); err != nil {
+		return nil, err
+	}
+	m, err := f.run()
+	if err != nil {
+		return nil, err
+	}
+	items := make([]item, 0, m.Size())
+	for _, r := range m.Resources() {
+		raw, err := r.MarshalJSON()
+		if err != nil {
+			return nil, invalid(dir, "an object is not JSON after the build").Fix("correct the patch that made it so")
+		}
+		body, err := decodeJSON(raw)
+		if err != nil {
+			return nil, invalid(dir, "an object has a number that Kubernetes does not know").Fix("quote it")
+		}
+		items = append(items, item{body: body, src: f.origin(body)})
+	}
+	return items, nil
+}
+
+// run calls kustomize. Plugins, helm and functions are off. What was wrong with a file is reported in our words, if it
+// was us who refused it; a panic is reported without its value.
+func (f *fileSystem) run() (m resmap.ResMap, err error) {
+	defer func() {
+		if recover() != nil {
+			m, err = nil, invalid(f.rootFile, "kustomize gave up on this input").Fix("simplify the kustomization")
+		}
+	}()
+	o := krusty.MakeDefaultOptions()
+	o.LoadRestrictions = types.LoadRestrictionsNone // the file system itself ends at the repository
+	o.PluginConfig = types.DisabledPluginConfig()
+	m, err = krusty.MakeKustomizer(o).Run(f, mount+"/"+f.dir)
+	if f.refused != nil {
+		return nil, f.refused
+	}
+	if err != nil {
+		return nil, invalid(f.rootFile, "kustomize: %s", f.words(err)).Fix("correct the kustomization")
+	}
+	return m, nil
+}
+
+// origin returns where an object comes from and removes the note of it, unless the user asked for it.
+func (f *fileSystem) origin(body map[string]any) manifest.Source {
+	meta, _ := body["metadata"].(map[string]any)
+	annotations, _ := meta["annotations"].(map[string]any)
+	var note struct {
+		Path         string `yaml:"path"`
+		ConfiguredIn string `yaml:"configuredIn"`
+	}
+	_ = yaml.Unmarshal([]byte(text(annotations[originAnnotation])), &note)
+	if !f.keepOrigin && annotations != nil {
+		delete(annotations, originAnnotation)
+		if len(annotations) == 0 {
+			delete(meta, "annotations")
+		}
+	}
+	if note.Path == "" {
+		file := f.rootFile
+		if note.ConfiguredIn != "" {
+			file = path.Join(f.dir, note.ConfiguredIn)
+		}
+		return manifest.Source{File: file}
+	}
+	file := path.Join(f.dir, note.Path)
+	return manifest.Source{File: file, Line: f.line(file, text(body["kind"]), text(meta["name"]))}
+}
+
+// line finds the document of an object whose name a prefix or suffix may have changed.
+func (f *fileSystem) line(file, kind, name string) int {
+	docs := f.docs[file]
+	if len(docs) == 1 {
+		return docs[0].Line
+	}
+	best, at := -1, 0
+	for _, d := range docs {
+		meta, _ := d.Body["metadata"].(map[string]any)
+		own := text(meta["name"])
+		if text(d.Body["kind"]) == kind && own != "" && strings.Contains(name, own) && len(own) > best {
+			best, at = len(own), d.Line
+		}
+	}
+	return at
+}
+
+// decodeJSON keeps integers, as manifest.Decode does.
+func decodeJSON(raw []byte) (map[string]any, error) {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	var body map[string]any
+	if err := dec.Decode(&body); err != nil {
+		return nil, err
+	}
+	return body, numbers(body)
+}
+
+// numbers replaces json.Number by int64 or float64, in place.
+func numbers(v any) error {
+	conv := func(v any) (any, error) {
+		n, ok := v.(json.Number)
+		if !ok {
+			return v, numbers(v)
+		}
+		if i, err := n.Int64(); err == nil {
+			return i, nil
+		}
+		x, err := n.Float64()
+		if err == nil && math.IsInf(x, 0) {
+			err = strconv.ErrRange
+		}
+		return x, err
+	}
+	var err error
+	switch node := v.(type) {
+	case map[string]any:
+		for k := range node {
+			if node[k], err = conv(node[k]); err != nil {
+				return err
+			}
+		}
+	case []any:
+		for i := range node {
+			if node[i], err = conv(node[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// merge puts the options of the build into the kustomization of its directory, as Flux does.
+func (b Options) merge(k *types.Kustomization) {
+	if b.TargetNamespace != "" {
+		k.Namespace = b.TargetNamespace
+	}
+	if b.NamePrefix != "" {
+		k.NamePrefix = b.NamePrefix
+	}
+	if b.NameSuffix != "" {
+		k.NameSuffix = b.NameSuffix
+	}
+	for _, p := range b.Patches {
+		k.Patches = append(k.Patches, p.kustomize())
+	}
+	for _, img := range b.Images {
+		b.mergeImage(k, img)
+	}
+	if b.BuildMetadata != nil {
+		k.BuildMetadata = slices.Clone(b.BuildMetadata)
+	}
+}
+
+func (b Options) mergeImage(k *types.Kustomization, img Image) {
+	at := slices.IndexFunc(k.Images, func(i types.Image) bool { return i.Name == img.Name })
+	if at < 0 {
+		k.Images = append(k.Images, types.Image{Name: img.Name, NewName: img.NewName, NewTag: img.NewTag, Digest: img.Digest})
+		return
+	}
+	if img.NewName != "" {
+		k.Images[at].NewName = img.NewName
+	}
+	if img.NewTag != "" || img.Digest != "" { // they replace each other
+		k.Images[at].NewTag, k.Images[at].Digest = img.NewTag, img.Digest
+	}
+}
+
+func (p Patch) kustomize() types.Patch {
+	out := types.Patch{Patch: p.Patch}
+	if p.Target == nil {
+		return out
+	}
+	out.Target = &types.Selector{LabelSelector: p.Target.LabelSelector, AnnotationSelector: p.Target.AnnotationSelector}
+	out.Target.Group, out.Target.Version, out.Target.Kind = p.Target.Group, p.Target.Version, p.Target.Kind
+	out.Target.Name, out.Target.Namespace = p.Target.Name, p.Target.Namespace
+	return out
+}
+
+// refuse keeps the first thing that was wrong. kustomize goes on after some errors, and wraps others.
+func (f *fileSystem) refuse(err error) error {
+	if f.refused == nil {
+		f.refused = err
+	}
+	return err
+}
+
+func denied(file, format string, args ...any) *fault.Error {
+	return fault.New(fault.StageRender, fault.Denied, fault.Ref{File: file}, format, args...)
+}

@@ -1,0 +1,234 @@
+package render
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+)
+
+// kustomizationNames are the names under which kustomize looks for its file.
+var kustomizationNames = []string{"kustomization.yaml", "kustomization.yml", "Kustomization"} //nolint:gochecknoglobals // a constant
+
+// maxLinks bounds how many symbolic links one path may follow.
+const maxLinks = 20
+
+// tree reads the repository, within the bounds of one build.
+type tree struct {
+	ctx   context.Context //nolint:containedctx // one build; kustomize's file system has no context in its methods
+	files fs.FS
+	count int
+	bytes int
+}
+
+func invalid(file, format string, args ...any) *fault.Error {
+	return fault.New(fault.StageRender, fault.Invalid, fault.Ref{File: file}, format, args...)
+}
+
+func (t *tree) requireDir(dir string) error {
+	if !fs.ValidPath(dir) {
+		return fault.New(fault.StageRender, fault.Denied, fault.Ref{File: dir}, "the path leaves the repository").At("spec.path").
+			Fix("name a directory inside the repository")
+	}
+	if err := t.contained(dir); err != nil {
+		return err
+	}
+	info, err := fs.Stat(t.files, dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fault.New(fault.StageRender, fault.NotFound, fault.Ref{}, "path %q does not exist in this revision", dir).At("spec.path").
+			Fix("correct the path, or push the directory")
+	case err != nil:
+		return t.wrap(dir, err)
+	case !info.IsDir():
+		return fault.New(fault.StageRender, fault.Invalid, fault.Ref{}, "path %q is not a directory", dir).At("spec.path").Fix("name its directory")
+	}
+	return nil
+}
+
+// wrap classifies an error of the file system. A classified one, such as of a decrypting file system, stays as it is.
+func (t *tree) wrap(name string, err error) error {
+	if f := new(fault.Error); errors.As(err, &f) {
+		return err
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return invalid(name, "the file does not exist").Fix("add it, or remove the reference")
+	}
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return invalid(name, "the file cannot be read: %w", p.Err).Fix("a link or path must stay inside the repository")
+	}
+	return fault.New(fault.StageRender, fault.Transient, fault.Ref{File: name}, "the file cannot be read").Fix("the commit is retried")
+}
+
+// contained refuses a path that leaves the repository through a symbolic link. A file system without links passes.
+func (t *tree) contained(name string) error {
+	if _, ok := t.files.(fs.ReadLinkFS); !ok {
+		return nil
+	}
+	rest := strings.Split(name, "/")
+	at, links := ".", 0
+	for len(rest) > 0 {
+		next := path.Join(at, rest[0])
+		rest = rest[1:]
+		info, err := fs.Lstat(t.files, next)
+		if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+			at = next
+			continue
+		}
+		target, err := fs.ReadLink(t.files, next)
+		if links++; err != nil || links > maxLinks {
+			return invalid(name, "the path follows too many links").Fix("remove the links")
+		}
+		resolved := path.Join(at, target)
+		if path.IsAbs(target) || !fs.ValidPath(resolved) {
+			return fault.New(fault.StageRender, fault.Denied, fault.Ref{File: name}, "a symbolic link leaves the repository").Fix("replace the link by the file")
+		}
+		rest = append(strings.Split(resolved, "/"), rest...)
+		at = "."
+	}
+	return nil
+}
+
+// read returns one file.
+func (t *tree) read(name string) ([]byte, error) {
+	if err := t.ctx.Err(); err != nil {
+		return nil, fault.New(fault.StageRender, fault.Transient, fault.Ref{}, "stopped before the build was done")
+	}
+	if err := t.contained(name); err != nil {
+		return nil, err
+	}
+	f, err := t.files.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	data, err := io.ReadAll(io.LimitReader(f, int64(maxBytes-t.bytes)+1))
+	if err != nil {
+		return nil, err
+	}
+	t.count++
+	t.bytes += len(data)
+	if t.count > maxFiles || t.bytes > maxBytes {
+		return nil, invalid(name, "the build reads more than %d files or %d bytes", maxFiles, maxBytes).Fix("split the Kustomization")
+	}
+	return data, nil
+}
+
+// kustomization returns the name of the kustomization file of dir, "" when there is none.
+func (t *tree) kustomization(dir string) (string, error) {
+	found := ""
+	for _, name := range kustomizationNames {
+		file := path.Join(dir, name)
+		if info, err := fs.Stat(t.files, file); err != nil || info.IsDir() {
+			continue
+		}
+		if found != "" {
+			return "", invalid(file, "the directory has two kustomization files").Fix("remove one of them")
+		}
+		found = file
+	}
+	return found, nil
+}
+
+// plain decodes the manifests of a folder in the order of their names. A folder below with a kustomization file of its
+// own is built as one unit. Hidden files and folders hold no manifests.
+func (t *tree) plain(dir string) ([]item, error) {
+	var out []item
+	var errs []error
+	err := t.walk(dir, func(name string, unit bool) error {
+		var items []item
+		var err error
+		if unit {
+			items, err = New(Options{}).kustomize(t, name)
+		} else {
+			items, err = t.decode(name)
+		}
+		out = append(out, items...)
+		errs = append(errs, err)
+		return nil
+	})
+	return out, errors.Join(append(errs, err)...)
+}
+
+// walk calls fn for every manifest, and for every folder that is a unit.
+func (t *tree) walk(dir string, fn func(name string, unit bool) error) error {
+	entries, err := fs.ReadDir(t.files, dir)
+	if err != nil {
+		return t.wrap(dir, err)
+	}
+	for _, e := range entries {
+		name := path.Join(dir, e.Name())
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		isDir := e.IsDir()
+		if e.Type()&fs.ModeSymlink != 0 {
+			// A link to a folder is not followed, as in other walks; one to a file is read if it stays inside.
+			if err := t.contained(name); err != nil {
+				return err
+			}
+			if info, err := fs.Stat(t.files, name); err == nil && info.IsDir() {
+				continue
+			}
+		}
+		if !isDir {
+			if isManifest(name) {
+				if err := fn(name, false); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		unit, err := t.kustomization(name)
+		if err != nil {
+			return err
+		}
+		if unit != "" {
+			err = fn(name, true)
+		} else {
+			err = t.walk(name, fn)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isManifest(name string) bool {
+	switch strings.ToLower(path.Ext(name)) {
+	case ".yaml", ".yml", ".json":
+		return true
+	}
+	return false
+}
+
+// decode reads one file of manifests. JSON that is no manifest is data of something else and is passed over.
+func (t *tree) decode(name string) ([]item, error) {
+	data, err := t.read(name)
+	if err != nil {
+		return nil, t.wrap(name, err)
+	}
+	docs, err := manifest.Decode(name, data, manifest.DefaultLimits)
+	isJSON := strings.EqualFold(path.Ext(name), ".json")
+	if err != nil {
+		if isJSON && !strings.Contains(string(data), `"apiVersion"`) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	out := make([]item, 0, len(docs))
+	for _, d := range docs {
+		if isJSON && (d.Body["apiVersion"] == nil || d.Body["kind"] == nil) && d.Body["sops"] == nil {
+			continue
+		}
+		out = append(out, item{body: d.Body, src: manifest.Source{File: name, Line: d.Line}})
+	}
+	return out, nil
+}
