@@ -1,0 +1,227 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/tenants"
+)
+
+// settleTime is how long a commit waits for its own definitions and namespaces. After it the rest is retried.
+const settleTime = 10 * time.Second
+
+// Apply writes the created and configured objects of a plan as the grant's identity, and calls after when a stage is
+// done, also when nothing of it was written. It returns what it wrote, also with an error.
+func (c *Client) Apply(ctx context.Context, grant tenants.Grant, plan manifest.Plan, after func(ctx context.Context, stage int) error) ([]manifest.Change, error) {
+	as, err := c.as(grant)
+	if err != nil {
+		return nil, err
+	}
+	set := make([]manifest.Object, len(plan.Steps))
+	for i, s := range plan.Steps {
+		set[i] = s.Object
+	}
+	a := &applier{Client: c, as: as, owner: plan.Owner, key: c.ownerKey(plan.Owner), known: c.kinds.scopesOf(set)}
+	var done []manifest.Change
+	for stage := range stages {
+		var todo []manifest.Object
+		var actions []manifest.Action
+		for _, s := range plan.Steps {
+			if s.Stage == stage && (s.Action == manifest.Created || s.Action == manifest.Configured) {
+				todo, actions = append(todo, s.Object), append(actions, s.Action)
+			}
+		}
+		changes, err := a.stage(ctx, todo, actions)
+		done = append(done, changes...)
+		if err != nil {
+			return done, err
+		}
+		if stage == stageDefinitions {
+			if err := a.ready(ctx, todo); err != nil {
+				return done, err
+			}
+		}
+		if err := after(ctx, stage); err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// applier is the state of one Apply.
+type applier struct {
+	*Client
+	as    conn
+	owner manifest.Owner
+	key   string
+	known scopes
+}
+
+// stage writes objects of one stage: those of the same rank some at a time, the ranks one after another.
+func (a *applier) stage(ctx context.Context, todo []manifest.Object, actions []manifest.Action) ([]manifest.Change, error) {
+	var done []manifest.Change
+	for from := 0; from < len(todo); {
+		to := from
+		for to < len(todo) && rankOf(todo[to].GVK().GroupKind()) == rankOf(todo[from].GVK().GroupKind()) {
+			to++
+		}
+		errs := make([]error, to-from)
+		each(to-from, func(i int) { errs[i] = a.write(ctx, todo[from+i]) })
+		for i := range errs {
+			if errs[i] == nil {
+				done = append(done, manifest.Change{ID: todo[from+i].ID(), Action: actions[from+i]})
+			}
+		}
+		if err := join(errs); err != nil {
+			return done, err
+		}
+		from = to
+	}
+	return done, nil
+}
+
+// write applies one object, takes over what kubectl wrote into it, and remembers the answer as the baseline.
+func (a *applier) write(ctx context.Context, o manifest.Object) error {
+	info, future, err := a.known.lookup(ctx, o.GVK())
+	if errors.Is(err, errNoKind) {
+		return unknownKind(o)
+	}
+	if err != nil {
+		return clean(fault.StageApply, err, o.Ref(), o)
+	}
+	if future { // the plan could not watch a kind that did not exist
+		a.kinds.forget(ctx)
+		_, _, _ = a.view.watch(ctx, info) //nolint:dogsled // a view that fails is seen by the next plan
+	}
+	release := func(*entry) {}
+	if w, live := a.view.peek(info.gvk); live {
+		release = w.hold(nsName{o.Namespace(), o.Name()})
+	}
+	body, err := a.send(ctx, o, info)
+	if err != nil {
+		release(nil)
+		return clean(fault.StageApply, err, o.Ref(), o)
+	}
+	now := a.view.reduce.reduceAs(body, a.owner.FieldManager)
+	desired := digestOf(a.opts.Key, []byte(o.Digest(a.opts.Key)))
+	a.opts.Baselines.Put(a.key, o.ID(), Baseline{Desired: desired, Owned: now.owned, UID: now.uid})
+	release(&now)
+	return nil
+}
+
+// send is where the secrets of an object leave for the API server.
+func (a *applier) send(ctx context.Context, o manifest.Object, info kindInfo) (map[string]any, error) {
+	body, err := o.Wire()
+	if err != nil {
+		return nil, err
+	}
+	to := place{kind: info, namespace: o.Namespace(), name: o.Name()}
+	ans, err := a.as.apply(ctx, to, body, a.owner.FieldManager, false)
+	if err != nil {
+		return nil, err
+	}
+	wanted := marksOf(o.Labels(), o.Annotations()) | marksOf(stringMap(ans.body, "metadata", "labels"), stringMap(ans.body, "metadata", "annotations"))
+	if wanted.has(markMerge) {
+		return ans.body, nil
+	}
+	owners, changed, leftover := takeOver(ownersOf(ans.body), a.owner.FieldManager, o.APIVersion())
+	if !changed {
+		return ans.body, nil
+	}
+	patch, err := takeOverPatch(ans.body, owners)
+	if err != nil {
+		return nil, err
+	}
+	if ans, err = a.as.jsonPatch(ctx, to, patch, a.owner.FieldManager); err != nil {
+		return nil, err
+	}
+	if leftover { // now that they are ours, applying without them removes them
+		if ans, err = a.as.apply(ctx, to, body, a.owner.FieldManager, false); err != nil {
+			return nil, err
+		}
+	}
+	return ans.body, nil
+}
+
+// ready waits, by the view, until what was just defined can be used.
+func (a *applier) ready(ctx context.Context, written []manifest.Object) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	defined := false
+	var errs []error
+	for _, o := range written {
+		gk := o.GVK().GroupKind()
+		if gk.Kind == "ClusterRole" {
+			continue
+		}
+		defined = defined || isCRD(gk)
+		info, _, err := a.known.lookup(ctx, o.GVK())
+		if err == nil {
+			err = a.current(ctx, info, o.ID())
+		}
+		if err != nil {
+			errs = append(errs, fault.New(fault.StageApply, fault.Transient, o.Ref(), "it is not ready yet").Fix("the rest of the commit is tried again"))
+		}
+	}
+	if !defined || len(errs) > 0 {
+		return join(errs)
+	}
+	return a.served(ctx)
+}
+
+// current waits until the object is healthy.
+func (a *applier) current(ctx context.Context, info kindInfo, id manifest.ID) error {
+	w, state, err := a.view.watch(ctx, info)
+	if state == watchLive {
+		return w.wait(ctx, nsName{id.Namespace, id.Name}, func(e entry) bool { return e.health == healthCurrent })
+	}
+	if state != watchForbidden {
+		return err
+	}
+	ans, err := a.as.get(ctx, place{kind: info, namespace: id.Namespace, name: id.Name})
+	if err != nil {
+		return err
+	}
+	if h, _ := healthOf(ans.body); h != healthCurrent {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// served waits until discovery lists the kinds that the set defines, which follows their establishment by a moment.
+func (a *applier) served(ctx context.Context) error {
+	err := wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		a.kinds.forget(ctx)
+		for gvk, info := range a.known.own {
+			if _, err := a.kinds.find(ctx, gvk, false); err != nil {
+				return false, nil //nolint:nilerr // it is asked again until the time is over
+			}
+			// Discovery may list a kind before its handler answers.
+			_, err := a.self.getMeta(ctx, place{kind: info, namespace: "default", name: "sealock-probe"})
+			if details(err) == "" && apierrors.IsNotFound(err) {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		return fault.New(fault.StageApply, fault.Transient, a.owner.Ref, "a CustomResourceDefinition of the commit is not served yet").
+			Fix("the rest of the commit is tried again")
+	}
+	return nil
+}
+
+// details returns the name that a NotFound is about: "" when the path itself is unknown.
+func details(err error) string {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) && status.Status().Details != nil {
+		return status.Status().Details.Name
+	}
+	return ""
+}

@@ -1,0 +1,123 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"sealock.dev/sealock/manifest"
+)
+
+// What happened to a live object.
+const (
+	Drifted EventKind = "Drifted" // its fields are no longer what was applied
+	Gone    EventKind = "Gone"    // it was deleted, or its owner labels were removed
+	Health  EventKind = "Health"  // it became healthy, or ceased to be
+)
+
+// EventKind says what happened.
+type EventKind string
+
+// Event tells an owner that one of its objects changed.
+type Event struct {
+	OwnerNamespace string
+	OwnerName      string
+	ID             manifest.ID
+	Kind           EventKind
+}
+
+// A field that somebody keeps taking back is reported so often in this time, then left to the interval.
+const (
+	repairs       = 3
+	repairsWindow = 10 * time.Minute
+	repairsKept   = 10_000 // objects whose repairs are counted at once
+)
+
+// queue holds each event once until it is taken, so that a watch never waits for a reader.
+type queue struct {
+	out  chan Event
+	wake chan struct{}
+
+	mu      sync.Mutex
+	waiting map[Event]struct{}
+	order   []Event
+	drifts  map[manifest.ID]drift
+}
+
+type drift struct {
+	since time.Time
+	count int
+}
+
+func newQueue(ctx context.Context) *queue {
+	q := &queue{out: make(chan Event), wake: make(chan struct{}, 1), waiting: map[Event]struct{}{}, drifts: map[manifest.ID]drift{}}
+	go q.pump(ctx)
+	return q
+}
+
+func (q *queue) put(e Event) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, twice := q.waiting[e]; twice || e.Kind == Drifted && !q.mayRepair(e.ID) {
+		return
+	}
+	q.waiting[e] = struct{}{}
+	q.order = append(q.order, e)
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// mayRepair counts a drift. The caller holds the lock.
+func (q *queue) mayRepair(id manifest.ID) bool {
+	now := time.Now()
+	d := q.drifts[id]
+	if now.Sub(d.since) > repairsWindow {
+		d = drift{since: now}
+	}
+	d.count++
+	if len(q.drifts) >= repairsKept {
+		for old, each := range q.drifts {
+			if now.Sub(each.since) > repairsWindow {
+				delete(q.drifts, old)
+			}
+		}
+		if _, counted := q.drifts[id]; !counted && len(q.drifts) >= repairsKept {
+			return true
+		}
+	}
+	q.drifts[id] = d
+	return d.count <= repairs
+}
+
+func (q *queue) take() (Event, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.order) == 0 {
+		return Event{}, false
+	}
+	e := q.order[0]
+	q.order = q.order[1:]
+	delete(q.waiting, e)
+	return e, true
+}
+
+func (q *queue) pump(ctx context.Context) {
+	for {
+		e, ok := q.take()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return
+			case <-q.wake:
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case q.out <- e:
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/tenants"
+)
+
+// Prune deletes, as the grant's identity, what the plan says. It asks about each object first, and deletes only the
+// very object whose owner labels it has seen. Survivors are those that could not be asked about or deleted, and belong
+// in the inventory; objects that are somebody else's, or marked to stay, are forgotten.
+func (c *Client) Prune(ctx context.Context, grant tenants.Grant, plan manifest.Plan) (deleted []manifest.Change, survivors []manifest.ID, err error) {
+	as, err := c.as(grant)
+	if err != nil {
+		return nil, plan.Prune, err
+	}
+	key := c.ownerKey(plan.Owner)
+	var errs []error
+	for _, id := range plan.Prune {
+		was, err := c.pruneOne(ctx, as, grant, key, id)
+		if err != nil {
+			errs = append(errs, clean(fault.StagePrune, err, id.Ref()))
+			survivors = append(survivors, id)
+			continue
+		}
+		c.opts.Baselines.Forget(key, id)
+		if was {
+			deleted = append(deleted, manifest.Change{ID: id, Action: manifest.Deleted})
+		}
+	}
+	return deleted, survivors, join(errs)
+}
+
+// pruneOne reports whether the object was deleted. Without an error it is done with.
+func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, ownerKey string, id manifest.ID) (bool, error) {
+	info, err := c.kinds.lookup(ctx, id.GVK(), true)
+	if errors.Is(err, errNoKind) {
+		if c.kinds.surelyGone(ctx, id.GVK().GroupKind()) {
+			return false, nil // with the kind its objects went
+		}
+		return false, fault.New(fault.StagePrune, fault.Transient, id.Ref(), "the API server does not serve the kind at the moment").Fix("it is tried again")
+	}
+	if err != nil {
+		return false, err
+	}
+	if info.namespaced && !grant.AllowsNamespace(id.Namespace) || !info.namespaced && !grant.AllowsClusterKind(id.Group, id.Kind) {
+		return false, fault.New(fault.StagePrune, fault.Denied, id.Ref(), "the tenant may not delete it (any more)").
+			Fix("let the platform team delete it, or give the tenant its namespace or kind back")
+	}
+	to := place{kind: info, namespace: id.Namespace, name: id.Name}
+	ans, err := as.getMeta(ctx, to)
+	if apierrors.IsNotFound(err) && details(err) != "" {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	live := c.view.reduce.reduce(ans.body)
+	if condemn(live, ownerKey) != deleteIt {
+		return false, nil
+	}
+	if w, watched := c.view.peek(id.GVK()); watched {
+		w.leave(nsName{id.Namespace, id.Name})
+	}
+	if err := as.delete(ctx, to, live.uid); err != nil && !(apierrors.IsNotFound(err) && details(err) != "") {
+		return false, err
+	}
+	return true, nil
+}
