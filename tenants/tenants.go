@@ -243,10 +243,7 @@ func (g Grant) AllowsVault(server, logicalPath, role string) bool {
 	if v == nil || logicalPath != path.Clean(logicalPath) || strings.HasPrefix(logicalPath, "/") || strings.HasPrefix(logicalPath, "..") {
 		return false
 	}
-	if !slices.Contains(v.Servers, strings.TrimRight(server, "/")) {
-		return false
-	}
-	if len(v.Roles) > 0 && role != "" && !slices.Contains(v.Roles, role) {
+	if !g.AllowsVaultServer(server, role) {
 		return false
 	}
 	for _, allowed := range v.Paths {
@@ -258,6 +255,18 @@ func (g Grant) AllowsVault(server, logicalPath, role string) bool {
 		}
 	}
 	return false
+}
+
+// AllowsVaultServer reports whether credentials may be sent to the server for a login as role, whatever is read then.
+func (g Grant) AllowsVaultServer(server, role string) bool {
+	if g.tenant == nil {
+		return true
+	}
+	v := g.tenant.Spec.Vault
+	if v == nil || !slices.Contains(v.Servers, strings.TrimRight(server, "/")) {
+		return false
+	}
+	return len(v.Roles) == 0 || role == "" || slices.Contains(v.Roles, role)
 }
 
 // DecryptionKey returns the namespace and name of the Secret with the tenant's own keys, "" when it has none.
