@@ -5,8 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
-	"sort"
+	"slices"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
@@ -18,6 +19,7 @@ import (
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/pipeline"
 	"sealock.dev/sealock/plaintext"
+	"sealock.dev/sealock/render"
 	"sealock.dev/sealock/tenants"
 )
 
@@ -61,9 +63,7 @@ func (r *Reconciler) inputs(ctx context.Context, ks *kustomizev1.Kustomization) 
 	if err != nil {
 		return in, err
 	}
-	if in.renderer, err = renderer(ks, vars, in.decrypter != nil); err != nil {
-		return in, err
-	}
+	in.renderer = renderer(ks, vars)
 	in.fingerprint = r.fingerprint(ks, in, keys, vars)
 	return in, nil
 }
@@ -186,74 +186,27 @@ func (r *Reconciler) decryption(ctx context.Context, ks *kustomizev1.Kustomizati
 		return nil, err
 	}
 	in.decrypter, err = r.Decrypter(Decryption{
-		Dir: dirOf(ks), Keys: keys, KeySource: fmt.Sprintf("Secret %s/%s", ns, name), Recipients: in.grant.Recipients(), Tenant: in.grant.Tenant != "",
+		Dir: dirOf(ks), Components: ks.Spec.Components, Keys: keys, KeySource: fmt.Sprintf("Secret %s/%s", ns, name), Recipients: in.grant.Recipients(), Tenant: in.grant.Tenant != "",
 	})
 	return keys, err
 }
 
-// variables reads postBuild: later references override earlier ones, and what stands in the Kustomization itself wins.
-type variables struct {
-	public map[string]string
-	secret map[string]plaintext.Value
-}
-
-func (r *Reconciler) variables(ctx context.Context, ks *kustomizev1.Kustomization) (variables, error) {
-	v := variables{public: map[string]string{}, secret: map[string]plaintext.Value{}}
-	if ks.Spec.PostBuild == nil {
-		return v, nil
-	}
-	for i, ref := range ks.Spec.PostBuild.SubstituteFrom {
-		err := r.variablesFrom(ctx, ks, ref, v)
-		if err == nil || ref.Optional && fault.KindOf(err) == fault.NotFound {
-			continue
-		}
-		return v, fault.New(fault.StageRender, fault.KindOf(err), refOf(ks), "substitute from '%s/%s' error: %w", ref.Kind, ref.Name, err).
-			At(fmt.Sprintf("spec.postBuild.substituteFrom[%d]", i)).Fix("create it, or mark the reference optional")
-	}
-	for k, val := range ks.Spec.PostBuild.Substitute {
-		delete(v.secret, k)
-		v.public[k] = val
-	}
-	return v, nil
-}
-
-func (r *Reconciler) variablesFrom(ctx context.Context, ks *kustomizev1.Kustomization, ref kustomizev1.SubstituteReference, v variables) error {
-	if ref.Kind == "Secret" {
-		data, err := r.Data.Secret(ctx, ks.Namespace, ref.Name)
-		for k, val := range data {
-			delete(v.public, k)
-			v.secret[k] = val
-		}
-		return err
-	}
-	data, err := r.Data.ConfigMap(ctx, ks.Namespace, ref.Name)
-	for k, val := range data {
-		delete(v.secret, k)
-		v.public[k] = val
-	}
-	return err
-}
-
 // fingerprint identifies all inputs of a run under the key of the installation.
-func (r *Reconciler) fingerprint(ks *kustomizev1.Kustomization, in inputs, keys map[string]plaintext.Value, vars variables) string {
+func (r *Reconciler) fingerprint(ks *kustomizev1.Kustomization, in inputs, keys map[string]plaintext.Value, vars []render.Variables) string {
 	parts := [][]byte{[]byte(ks.UID), []byte(fmt.Sprint(ks.Generation)), []byte(in.revision), []byte(in.grant.User), []byte(r.Snapshot())}
-	facts, _ := json.Marshal([]any{in.grant.Facts(), in.grant.Recipients(), vars.public})
-	parts = append(parts, facts)
-	for _, m := range []map[string]plaintext.Value{keys, vars.secret} {
-		for _, k := range sortedKeys(m) {
+	secrets := []map[string]plaintext.Value{keys}
+	public := []any{in.grant.Facts(), in.grant.Recipients()}
+	for _, v := range vars {
+		public, secrets = append(public, v.Public), append(secrets, v.Secret)
+	}
+	text, _ := json.Marshal(public) // maps and strings only
+	parts = append(parts, text)
+	for _, m := range secrets {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
 			parts = append(parts, []byte(k), []byte(m[k].Digest(r.Engine.Key)))
 		}
 	}
 	return r.Engine.Key.Digest(parts...)
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	out := make([]string, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	sort.Strings(out)
-	return out
 }
 
 // dirOf returns spec.path as a slash-separated path inside the repository. It cannot leave it: path.Clean of a rooted

@@ -44,6 +44,7 @@ const (
 // Decryption is what a decrypter needs to know of a Kustomization.
 type Decryption struct {
 	Dir        string                     // the build root in the repository
+	Components []string                   // further directories of the build, relative to Dir
 	Keys       map[string]plaintext.Value // entries of the Secret with the keys
 	KeySource  string                     // "Secret namespace/name", for errors
 	Recipients []string                   // the only recipients allowed; empty: any
@@ -191,7 +192,9 @@ func (r *Reconciler) run(ctx context.Context, ks *kustomizev1.Kustomization, in 
 		Progress: func(stage fault.Stage, revision string) {
 			log.Info("stage", "stage", string(stage), "revision", revision)
 		},
-		Record: func(ctx context.Context, union []manifest.ID) error { return r.recordInventory(ctx, ks, in.revision, union) },
+		Record: func(ctx context.Context, union []manifest.ID) error {
+			return r.recordInventory(ctx, ks, in.revision, union)
+		},
 	}
 	return r.Engine.Run(ctx, request)
 }
@@ -371,4 +374,3 @@ func artifactOf(repo *sourcev1.GitRepository) (revision string, ok bool) {
 	}
 	return repo.Status.Artifact.Revision, true
 }
-

@@ -50,7 +50,9 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, con
 		WatchesMetadata(&corev1.Secret{}, r.enqueueReference("Secret"), labelled).
 		WatchesMetadata(&corev1.ConfigMap{}, r.enqueueReference("ConfigMap"), labelled).
 		WatchesRawSource(source.TypedChannel(requests, handler.TypedEnqueueRequestsFromMapFunc(
-			func(_ context.Context, key types.NamespacedName) []reconcile.Request { return []reconcile.Request{{NamespacedName: key}} }))).
+			func(_ context.Context, key types.NamespacedName) []reconcile.Request {
+				return []reconcile.Request{{NamespacedName: key}}
+			}))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrent}).
 		Complete(r)
 }
