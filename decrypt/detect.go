@@ -2,6 +2,8 @@ package decrypt
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"path"
 	"strings"
 
@@ -59,16 +61,17 @@ func hasLine(data []byte, prefix string) bool {
 	return bytes.HasPrefix(data, []byte(prefix)) || bytes.Contains(data, []byte("\n"+prefix))
 }
 
-// hasMetadata reports whether a document has a mapping "sops" at its top.
+// hasMetadata reports whether a document has a mapping "sops" at its top. Where the file is damaged so that this cannot
+// be told, encrypted values in it decide.
 func hasMetadata(data []byte) bool {
 	found := false
-	_ = eachDocument(data, func(doc *yaml.Node) bool {
+	err := eachDocument(data, func(doc *yaml.Node) bool {
 		if s := child(doc, "sops"); s != nil && s.Kind == yaml.MappingNode && !optedOut(doc) {
 			found = true
 		}
 		return !found
 	})
-	return found
+	return found || err != nil && !errors.Is(err, io.EOF) && bytes.Contains(data, []byte("ENC[AES256_GCM,"))
 }
 
 // optedOut reports the annotation with which Flux leaves an object encrypted.

@@ -1,0 +1,597 @@
+package decrypt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"filippo.io/age"
+	"github.com/getsops/sops/v3"
+	"github.com/getsops/sops/v3/aes"
+	sopsage "github.com/getsops/sops/v3/age"
+	"github.com/google/go-cmp/cmp"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/plaintext"
+)
+
+var secretRef = fault.Ref{APIVersion: "v1", Kind: "Secret", Namespace: "team-a", Name: "sops-age"}
+
+func golden(t testing.TB, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func keysOf(t testing.TB, text string) Keys {
+	t.Helper()
+	keys, err := ParseKeys(secretRef, map[string]plaintext.Value{"id.agekey": plaintext.FromString(text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+func goldenKeys(t testing.TB) Keys { return keysOf(t, string(golden(t, "identity.txt"))) }
+
+func newTokens() *plaintext.Tokens { return plaintext.NewTokens(plaintext.NewKey([]byte("test"))) }
+
+// open opens one file of an otherwise plain folder.
+func open(opts Options, name string, data []byte, tokens *plaintext.Tokens) ([]byte, error) {
+	files := fstest.MapFS{name: {Data: data}}
+	opened, err := New(opts).OpenFiles(context.Background(), files, tokens)
+	if err != nil {
+		return nil, err
+	}
+	return fs.ReadFile(opened, name)
+}
+
+func mustOpen(t *testing.T, opts Options, name string, data []byte, tokens *plaintext.Tokens) []byte {
+	t.Helper()
+	out, err := open(opts, name, data, tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// objects makes objects of an opened file and returns the payloads of the Secrets by "name/key".
+func payloads(t *testing.T, name string, data []byte, tokens *plaintext.Tokens) map[string]string {
+	t.Helper()
+	docs, err := manifest.Decode(name, data, manifest.DefaultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, d := range docs {
+		o, err := manifest.New(d.Body, manifest.Source{File: name, Line: d.Line}, tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, v := range o.SecretData() {
+			out[o.Name()+"/"+k] = string(v.Reveal())
+		}
+	}
+	return out
+}
+
+// encrypt makes a SOPS file with the library, as the sops program does.
+func encrypt(t testing.TB, f format, text string, change func(*sops.Metadata), recipients ...string) []byte {
+	t.Helper()
+	var group sops.KeyGroup
+	for _, r := range recipients {
+		key, err := sopsage.MasterKeyFromRecipient(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		group = append(group, key)
+	}
+	return encryptFor(t, f, text, change, group)
+}
+
+func encryptFor(t testing.TB, f format, text string, change func(*sops.Metadata), groups ...sops.KeyGroup) []byte {
+	t.Helper()
+	st, ok := storeFor(f).(sops.Store)
+	if !ok {
+		t.Fatal("no store")
+	}
+	branches, err := st.LoadPlainFile([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := sops.Tree{Branches: branches, Metadata: sops.Metadata{KeyGroups: groups, EncryptedRegex: "^(data|stringData|spec)$", Version: "3.13.3", LastModified: time.Now().UTC()}}
+	if change != nil {
+		change(&tree.Metadata)
+	}
+	key, errs := tree.GenerateDataKey()
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	c := aes.NewCipher()
+	mac, err := tree.Encrypt(key, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tree.Metadata.MessageAuthenticationCode, err = c.Encrypt(mac, key, tree.Metadata.LastModified.Format(time.RFC3339)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := st.EmitEncryptedFile(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func identity(t testing.TB) (Keys, string) {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keysOf(t, id.String()), id.Recipient().String()
+}
+
+// silent fails when the error of a refusal holds a canary in any encoding, or is no fault.
+func silent(t *testing.T, err error, canaries ...string) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	if f := new(fault.Error); !errors.As(err, &f) || f.Stage != fault.StageDecrypt || f.Remedy == "" {
+		t.Errorf("not a fault of the decrypt stage with a remedy: %v", err)
+	}
+	for _, c := range append(canaries, "canary") {
+		for _, form := range plaintext.Encodings([]byte(c)) {
+			if len(form) > 3 && strings.Contains(fmt.Sprintf("%v %+v %q", err, err, err), form) {
+				t.Errorf("the error shows a secret: %v", err)
+			}
+		}
+	}
+}
+
+func TestOpensWhatTheRealSopsMade(t *testing.T) {
+	tokens := newTokens()
+	out := mustOpen(t, Options{Keys: goldenKeys(t)}, "secrets.enc.yaml", golden(t, "secrets.enc.yaml"), tokens)
+	if s := string(out); strings.Contains(s, "canary") || strings.Contains(s, "sops") || strings.Contains(s, "ENC[") {
+		t.Errorf("plaintext or metadata in the file: %s", s)
+	}
+	want := map[string]string{
+		"db/password": "canary-hunter2", "db/url": "postgres://u:canary-multi@db\nsecond line\n", "db/empty": "",
+		"db/raw": "canary-base64", "second/token": "canary-second",
+	}
+	if d := cmp.Diff(want, payloads(t, "secrets.enc.yaml", out, tokens)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestLinesStayThoseOfTheFile(t *testing.T) {
+	data := golden(t, "secrets.enc.yaml")
+	before, err := manifest.Decode("f", data, manifest.DefaultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := manifest.Decode("f", mustOpen(t, Options{Keys: goldenKeys(t)}, "f.yaml", data, newTokens()), manifest.DefaultLimits)
+	if err != nil || len(after) != 2 {
+		t.Fatal(err, len(after))
+	}
+	for i := range before {
+		if before[i].Line != after[i].Line {
+			t.Errorf("document %d: line %d became %d", i, before[i].Line, after[i].Line)
+		}
+	}
+}
+
+func TestTypesOutsideSecrets(t *testing.T) {
+	tokens := newTokens()
+	out := mustOpen(t, Options{Keys: goldenKeys(t)}, "t.yaml", golden(t, "types.enc.yaml"), tokens)
+	docs, err := manifest.Decode("t.yaml", out, manifest.DefaultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := manifest.New(docs[0].Body, manifest.Source{}, tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wire, err := o.Wire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `"spec":{"float":42.5,"int":424242,"list":["canary-one",7,false],"none":null,"plain_unencrypted":420,"str":"canary-str","time":"2001-12-14T21:59:43Z","yes":true}`
+	if !strings.Contains(string(wire), want) {
+		t.Errorf("got %s", wire)
+	}
+}
+
+func TestJSON(t *testing.T) {
+	tokens := newTokens()
+	out := mustOpen(t, Options{Keys: goldenKeys(t)}, "j.json", golden(t, "secret.enc.json"), tokens)
+	if d := cmp.Diff(map[string]string{"j/k": "canary-json"}, payloads(t, "j.json", out, tokens)); d != "" {
+		t.Error(d)
+	}
+}
+
+const generators = `secretGenerator:
+- name: a
+  files: [config.enc.yaml, app.enc.ini, "blob=blob.enc.bin"]
+- name: b
+  envs: [app.enc.env]
+- name: c
+  files: [copy.enc.env]
+`
+
+func generatorFiles(t *testing.T) fstest.MapFS {
+	files := fstest.MapFS{"kustomization.yaml": {Data: []byte(generators)}, "copy.enc.env": {Data: golden(t, "app.enc.env")}}
+	for _, name := range []string{"config.enc.yaml", "app.enc.ini", "blob.enc.bin", "app.enc.env"} {
+		files[name] = &fstest.MapFile{Data: golden(t, name)}
+	}
+	return files
+}
+
+func TestGeneratorFilesAreWholeTokens(t *testing.T) {
+	tokens := newTokens()
+	opened, err := New(Options{Keys: goldenKeys(t)}).OpenFiles(context.Background(), generatorFiles(t), tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"config.enc.yaml": "config.enc.yaml.want", "app.enc.ini": "app.enc.ini.want", "blob.enc.bin": "blob.enc.bin.want", "copy.enc.env": "app.enc.env.want",
+	} {
+		data, err := fs.ReadFile(opened, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, _, ok := tokens.Resolve(string(data))
+		if !ok || !v.Equal(plaintext.New(golden(t, want))) {
+			t.Errorf("%s is not what sops prints", name)
+		}
+	}
+	env, err := fs.ReadFile(opened, "app.enc.env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, line := range strings.Fields(string(env)) {
+		k, token, _ := strings.Cut(line, "=")
+		v, _, ok := tokens.Resolve(token)
+		if !ok {
+			t.Fatalf("line %q has no token", line)
+		}
+		got[k] = string(v.Reveal())
+	}
+	if d := cmp.Diff(map[string]string{"USER": "admin", "PASS": "canary-env=x", "MULTI": `a\nb`}, got); d != "" {
+		t.Error(d)
+	}
+	if info, err := fs.Stat(opened, "kustomization.yaml"); err != nil || info.IsDir() {
+		t.Error("the rest of the tree is gone")
+	}
+}
+
+// Section 2.2: an unauthenticated type makes the sops library print the value.
+func TestT41_TypeFlipsAreSilent(t *testing.T) {
+	types := []string{"str", "int", "float", "bool", "bytes", "time", "comment"}
+	for _, name := range []string{"secrets.enc.yaml", "types.enc.yaml", "secret.enc.json"} {
+		data := string(golden(t, name))
+		for at := strings.Index(data, ",type:"); at >= 0; {
+			end := at + strings.IndexByte(data[at:], ']')
+			was := data[at+len(",type:") : end]
+			for _, typ := range types {
+				tokens := newTokens()
+				out, err := open(Options{Keys: goldenKeys(t)}, name, []byte(data[:at]+",type:"+typ+data[end:]), tokens)
+				silent(t, err, "hunter2", "424242", "42.5")
+				if strings.Contains(string(out), "canary") {
+					t.Errorf("%s: %s -> %s: plaintext in the file", name, was, typ)
+				}
+				if typ == was && err != nil {
+					t.Errorf("%s: unchanged and refused: %v", name, err)
+				}
+				isMAC := strings.Contains(data[strings.LastIndexByte(data[:at], '\n'):at], "mac")
+				if name != "types.enc.yaml" && typ != was && !isMAC && err == nil && was != "comment" {
+					t.Errorf("%s: %s -> %s accepted in a Secret", name, was, typ)
+				}
+			}
+			next := strings.Index(data[end:], ",type:")
+			if next < 0 {
+				break
+			}
+			at = end + next
+		}
+	}
+}
+
+func TestTamperedFilesAreRefused(t *testing.T) {
+	data := string(golden(t, "secrets.enc.yaml"))
+	password := data[strings.Index(data, "password: ")+len("password: "):]
+	password = password[:strings.IndexByte(password, '\n')]
+	token := data[strings.LastIndex(data, "token: ")+len("token: "):]
+	token = token[:strings.IndexByte(token, '\n')]
+	for _, c := range []struct{ name, old, with string }{
+		{"a plain value", "name: db", "name: dc"},
+		{"a value moved", token, password},
+		{"a plain value in an encrypted place", password, "canary-planted"},
+		{"ciphertext", "password: ENC[AES256_GCM,data:b", "password: ENC[AES256_GCM,data:c"},
+		{"no mac", "    mac: ", "    nomac: "},
+		{"an added document", "\n---\n", "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n---\n"},
+		{"data key", "-----BEGIN AGE ENCRYPTED FILE-----\n            YWd", "-----BEGIN AGE ENCRYPTED FILE-----\n            YWe"},
+		{"trailing text", "type:str]\n    url", "type:str]canary\n    url"},
+		{"last modified", `lastmodified: "2026`, `lastmodified: "2025`},
+		{"truncated", "    mac: ENC[AES256_GCM,data:OC9d", "    mac: ENC[AES256_GCM,data:"},
+	} {
+		changed := strings.Replace(data, c.old, c.with, 1)
+		if changed == data {
+			t.Fatalf("%s: nothing changed", c.name)
+		}
+		out, err := open(Options{Keys: goldenKeys(t)}, "f.yaml", []byte(changed), newTokens())
+		if err == nil {
+			t.Errorf("%s: accepted: %s", c.name, out)
+		}
+		silent(t, err, "hunter2")
+		if err != nil && !strings.Contains(err.Error(), "f.yaml") {
+			t.Errorf("%s: the error does not name the file: %v", c.name, err)
+		}
+	}
+}
+
+func TestMACErrorTellsWhatHappened(t *testing.T) {
+	data := strings.Replace(string(golden(t, "secrets.enc.yaml")), "name: db", "name: dc", 1)
+	_, err := open(Options{Keys: goldenKeys(t)}, "f.yaml", []byte(data), newTokens())
+	if fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), "the MAC does not match; the file was changed after it was encrypted") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestMACOnlyEncryptedIsRefusedForTenants(t *testing.T) {
+	data := golden(t, "maconly.enc.yaml")
+	if _, err := open(Options{Keys: goldenKeys(t)}, "f.yaml", data, newTokens()); err != nil {
+		t.Errorf("the platform may use it: %v", err)
+	}
+	_, err := open(Options{Keys: goldenKeys(t), Tenant: true}, "f.yaml", data, newTokens())
+	if fault.KindOf(err) != fault.Denied {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestT19_ForeignRecipientsAreRefusedBeforeDecryption(t *testing.T) {
+	mine, mineR := identity(t)
+	_, theirR := identity(t)
+	text := "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {k: canary}\n"
+	both := encrypt(t, yamlFormat, text, nil, mineR, theirR)
+	// The MAC is broken: had anything been decrypted first, that would be the error.
+	both = []byte(strings.Replace(string(both), "name: x", "name: y", 1))
+	_, err := open(Options{Keys: mine, Recipients: []string{mineR}, Tenant: true}, "f.yaml", both, newTokens())
+	if fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), theirR) {
+		t.Errorf("got %v", err)
+	}
+	silent(t, err)
+	own := encrypt(t, yamlFormat, text, nil, mineR)
+	if _, err := open(Options{Keys: mine, Recipients: []string{mineR}, Tenant: true}, "f.yaml", own, newTokens()); err != nil {
+		t.Errorf("its own file: %v", err)
+	}
+	// A foreign file that claims the tenant's recipient still needs the tenant's key.
+	foreign := strings.Replace(string(encrypt(t, yamlFormat, text, nil, theirR)), theirR, mineR, 1)
+	_, err = open(Options{Keys: mine, Recipients: []string{mineR}, Tenant: true}, "f.yaml", []byte(foreign), newTokens())
+	if fault.KindOf(err) != fault.NoKey {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWrongKeyNamesRecipientsAndSecret(t *testing.T) {
+	keys, _ := identity(t)
+	_, err := open(Options{Keys: keys}, "f.yaml", golden(t, "secrets.enc.yaml"), newTokens())
+	if fault.KindOf(err) != fault.NoKey {
+		t.Fatalf("got %v", err)
+	}
+	for _, want := range []string{"f.yaml", "age122p2yncxtjr56sqsn8zd22j29x55jn5c24d6ktexa75r2dhdhaws6j2vr6", "Secret/team-a/sops-age", "sops updatekeys"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %v", want, err)
+		}
+	}
+}
+
+// The sops library would find keys in all of these places.
+func TestT19_NoKeyOfTheProcessIsUsed(t *testing.T) {
+	home := t.TempDir()
+	id := golden(t, "identity.txt")
+	for _, name := range []string{"sops/age/keys.txt", ".config/sops/age/keys.txt"} {
+		file := filepath.Join(home, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, id, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CONFIG_HOME", home)
+	t.Setenv("SOPS_AGE_KEY", string(id))
+	t.Setenv("SOPS_AGE_KEY_FILE", filepath.Join(home, "sops/age/keys.txt"))
+	ran := filepath.Join(home, "ran")
+	t.Setenv("SOPS_AGE_KEY_CMD", "touch "+ran)
+	other, _ := identity(t)
+	for name, keys := range map[string]Keys{"none": {}, "an empty Secret": {from: secretRef}, "others": other} {
+		if _, err := open(Options{Keys: keys}, "f.yaml", golden(t, "secrets.enc.yaml"), newTokens()); fault.KindOf(err) != fault.NoKey {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("a program was run")
+	}
+}
+
+func TestOtherKeyTypesAreNamed(t *testing.T) {
+	keys, r := identity(t)
+	data := string(encrypt(t, yamlFormat, "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {k: canary}\n", nil, r))
+	at := strings.Index(data, "    age:\n")
+	end := strings.Index(data, "    encrypted_regex")
+	for typ, block := range map[string]string{
+		"pgp":      "    pgp:\n        - created_at: \"2026-01-01T00:00:00Z\"\n          enc: x\n          fp: ABCDEF\n",
+		"hc_vault": "    hc_vault:\n        - created_at: \"2026-01-01T00:00:00Z\"\n          enc: x\n          vault_address: http://127.0.0.1:1\n          engine_path: sops\n          key_name: k\n",
+		"kms":      "    kms:\n        - created_at: \"2026-01-01T00:00:00Z\"\n          enc: x\n          arn: arn:aws:kms:eu-west-1:1:key/a\n",
+	} {
+		_, err := open(Options{Keys: keys}, "f.yaml", []byte(data[:at]+block+data[end:]), newTokens())
+		if fault.KindOf(err) != fault.NoKey || !strings.Contains(err.Error(), "encrypted with "+typ) {
+			t.Errorf("%s: got %v", typ, err)
+		}
+	}
+}
+
+func TestT21_AliasBombsAreRefused(t *testing.T) {
+	data := string(golden(t, "secrets.enc.yaml"))
+	for name, doc := range map[string]string{
+		"cycle": "---\na: &a\n  b: *a\n",
+		"bomb":  "---\na: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e,*e]\ng: [*f,*f,*f,*f,*f,*f,*f,*f,*f,*f]\n",
+		"merge": "---\n<<: {a: b}\n",
+		"deep":  "---\na: " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + "\n",
+	} {
+		_, err := open(Options{Keys: goldenKeys(t)}, "f.yaml", []byte(data+doc), newTokens())
+		if fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: got %v", name, err)
+		}
+		silent(t, err)
+	}
+	big := append(golden(t, "secrets.enc.yaml"), []byte("\n# "+strings.Repeat("x", 6<<20))...)
+	if _, err := open(Options{Keys: goldenKeys(t)}, "f.yaml", big, newTokens()); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("oversized: got %v", err)
+	}
+}
+
+func TestIdentityOfAnObjectMustBePlain(t *testing.T) {
+	keys, r := identity(t)
+	data := encrypt(t, yamlFormat, "apiVersion: v1\nkind: Secret\nmetadata: {name: canary-name}\nstringData: {k: v}\n",
+		func(m *sops.Metadata) { m.EncryptedRegex = "" }, r)
+	_, err := open(Options{Keys: keys}, "f.yaml", data, newTokens())
+	if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "encrypted_regex") {
+		t.Errorf("got %v", err)
+	}
+	silent(t, err)
+}
+
+func TestSecretsHoldStrings(t *testing.T) {
+	keys, r := identity(t)
+	data := encrypt(t, yamlFormat, "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {port: 8080}\n", nil, r)
+	_, err := open(Options{Keys: keys}, "f.yaml", data, newTokens())
+	if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "stringData.port") || strings.Contains(err.Error(), "8080") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestShamirGroups(t *testing.T) {
+	a, ar := identity(t)
+	b, br := identity(t)
+	var groups []sops.KeyGroup
+	for _, r := range []string{ar, br} {
+		k, err := sopsage.MasterKeyFromRecipient(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		groups = append(groups, sops.KeyGroup{k})
+	}
+	data := encryptFor(t, yamlFormat, "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {k: canary}\n", nil, groups...)
+	if _, err := open(Options{Keys: a}, "f.yaml", data, newTokens()); fault.KindOf(err) != fault.NoKey {
+		t.Errorf("one of two groups: got %v", err)
+	}
+	if _, err := open(Options{Keys: Keys{ids: append(a.ids, b.ids...)}}, "f.yaml", data, newTokens()); err != nil {
+		t.Errorf("both groups: %v", err)
+	}
+}
+
+func TestOptedOutFilesStayAsTheyAre(t *testing.T) {
+	data := []byte("apiVersion: v1\nkind: Secret\nmetadata: {name: x, annotations: {kustomize.toolkit.fluxcd.io/decrypt: Disabled}}\nstringData: {k: ENC[x]}\nsops: {mac: x}\n")
+	if got := mustOpen(t, Options{}, "f.yaml", data, newTokens()); string(got) != string(data) {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestAllFailuresAreReported(t *testing.T) {
+	files := fstest.MapFS{
+		"apps/a.yaml":               {Data: golden(t, "secrets.enc.yaml")},
+		"apps/b/kustomization.yaml": {Data: []byte("resources: [../../base, s.yaml]\npatches: [{path: p.yaml}]\n")},
+		"apps/b/s.yaml":             {Data: golden(t, "secrets.enc.yaml")},
+		"apps/b/p.yaml":             {Data: golden(t, "types.enc.yaml")},
+		"base/kustomization.yml":    {Data: []byte("components: [../comp]\n")},
+		"comp/kustomization.yaml":   {Data: []byte("kind: Component\nsecretGenerator: [{name: x, files: [k=../app.enc.ini]}]\n")},
+		"app.enc.ini":               {Data: golden(t, "app.enc.ini")},
+		"elsewhere/x.yaml":          {Data: golden(t, "secrets.enc.yaml")},
+	}
+	_, err := New(Options{Dir: "./apps"}).OpenFiles(context.Background(), files, newTokens())
+	var got []string
+	for _, f := range fault.All(err) {
+		got = append(got, f.Ref.File)
+	}
+	want := []string{"app.enc.ini", "apps/a.yaml", "apps/b/p.yaml", "apps/b/s.yaml"}
+	if d := cmp.Diff(want, slices.Sorted(slices.Values(got))); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestOneFileInTwoUsesIsRefused(t *testing.T) {
+	files := fstest.MapFS{
+		"kustomization.yaml": {Data: []byte("resources: [s.yaml]\nsecretGenerator: [{name: x, files: [s.yaml]}]\n")},
+		"s.yaml":             {Data: golden(t, "secrets.enc.yaml")},
+	}
+	_, err := New(Options{Keys: goldenKeys(t)}).OpenFiles(context.Background(), files, newTokens())
+	if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "two ways") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestParseKeysNamesEntryAndLine(t *testing.T) {
+	id := strings.TrimSpace(string(golden(t, "identity.txt")))
+	secret := id[strings.Index(id, "AGE-SECRET-KEY"):]
+	for name, line := range map[string]string{
+		"damaged": secret[:len(secret)-1] + "X", "plugin": "AGE-PLUGIN-../../X-1CANARY", "ssh": "-----BEGIN OPENSSH PRIVATE KEY-----", "text": "canary",
+	} {
+		_, err := ParseKeys(secretRef, map[string]plaintext.Value{"id.agekey": plaintext.FromString("# c\n\n" + line)})
+		if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "data.id.agekey: line 3") {
+			t.Errorf("%s: got %v", name, err)
+		}
+		silent(t, err, secret, line)
+	}
+	keys := goldenKeys(t)
+	if s := fmt.Sprintf("%v %+v %#v %s", keys, keys, keys, Options{Keys: keys}.Keys); strings.Contains(s, "AGE-SECRET") {
+		t.Error("keys print themselves")
+	}
+	ignored, err := ParseKeys(secretRef, map[string]plaintext.Value{"id.asc": plaintext.FromString("x")})
+	if err != nil || len(ignored.ids) != 0 {
+		t.Errorf("other entries: %v", err)
+	}
+}
+
+func TestTokensAreStableBetweenRuns(t *testing.T) {
+	a := mustOpen(t, Options{Keys: goldenKeys(t)}, "f.yaml", golden(t, "secrets.enc.yaml"), newTokens())
+	b := mustOpen(t, Options{Keys: goldenKeys(t)}, "f.yaml", golden(t, "secrets.enc.yaml"), newTokens())
+	if string(a) != string(b) {
+		t.Error("two runs differ")
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	for _, name := range []string{"secrets.enc.yaml", "types.enc.yaml", "secret.enc.json", "app.enc.env", "app.enc.ini", "blob.enc.bin"} {
+		f.Add(name, golden(f, name))
+	}
+	f.Add("x.yaml", []byte("sops: {mac: ENC[AES256_GCM,data:YQ==,iv:YQ==,tag:YQ==,type:str]}\n"))
+	f.Add("x", []byte("a: &a\n  sops: *a\n"))
+	keys := goldenKeys(f)
+	f.Fuzz(func(t *testing.T, name string, data []byte) {
+		format := detect(name, data)
+		if Encrypted(name, data) != (format != plain) || format == plain {
+			return
+		}
+		for _, u := range []use{asDocuments, asWhole, asLines} {
+			v := &view{files: New(Options{Keys: keys}), tokens: newTokens()}
+			_, err := v.open(name, data, u)
+			silent(t, err)
+		}
+	})
+}
