@@ -157,3 +157,8 @@ func (w *World) VaultPut(ctx context.Context, path string, data map[string]any) 
 	_, err = c.KVv2("secret").Put(ctx, path, data)
 	return err
 }
+
+// GitIn runs git in any folder.
+func (w *World) GitIn(ctx context.Context, dir string, args ...string) (string, error) {
+	return w.git(ctx, dir, args...)
+}

@@ -235,3 +235,6 @@ func (w *World) LogLines() ([]map[string]any, error) {
 	}
 	return out, nil
 }
+
+// LogTail returns the last lines of the controller's log.
+func (w *World) LogTail(n int) string { return tail(w.Log, n) }
