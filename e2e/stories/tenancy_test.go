@@ -26,7 +26,7 @@ func TestOneVerdict(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), words) {
 		t.Errorf("the webhook does not say %q: %v", words, err)
 	}
-	out, err := tm.Run(tm.ctx, nil, "sealock", "verify", tm.Dir+"/clones/verdict", "-n", "verdict", "-o", "json", "--kubeconfig", tm.Kubeconfig)
+	out, err := tm.World.Run(tm.ctx, nil, "sealock", "verify", tm.Dir+"/clones/verdict", "-n", "verdict", "-o", "json", "--kubeconfig", tm.Kubeconfig)
 	if err == nil || !strings.Contains(err.Error(), "exit status 1") {
 		t.Errorf("sealock verify: %v", err)
 	}
