@@ -73,6 +73,9 @@ func runUp(ctx context.Context, o upOptions) (err error) {
 		c.say("stopping")
 		return nil
 	case err := <-c.parts.failed:
+		if ctx.Err() != nil {
+			return nil // Ctrl-C in a terminal also reaches the child
+		}
 		return err
 	}
 }
