@@ -1,0 +1,312 @@
+package sealedsecret
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	toolscache "k8s.io/client-go/tools/cache"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"sealock.dev/sealock/api/sealing/v1alpha1"
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/plaintext"
+	"sealock.dev/sealock/sealing"
+)
+
+// CertificateConfigMap is where the newest certificate is published for clients that cannot reach the Service, under
+// CertificateKey.
+const (
+	CertificateConfigMap = "sealed-secrets-cert"
+	CertificateKey       = "cert.pem"
+	keyType              = corev1.SecretTypeTLS
+)
+
+// KeyStore keeps a KeyRing as the key Secrets of the system namespace say, and of no other namespace: a tenant's Secret
+// with the label is never read. Every replica loads; the leader makes the first key, renews and publishes.
+type KeyStore struct {
+	// Reader reads from the API server, not from a cache: keys are not to be cached.
+	Reader client.Reader
+	Client client.Client
+	// Namespace is the system namespace.
+	Namespace string
+	// Prefix of key names; "" is the peer's.
+	Prefix string
+	Ring   *sealing.KeyRing
+	// Bits of a key that is made; 0 is the peer's.
+	Bits int
+	// RenewAfter is the age of the newest certificate at which a new key is made; 0 is never. Old keys stay.
+	RenewAfter time.Duration
+	// Elected is closed when this replica leads.
+	Elected <-chan struct{}
+	// Changed is told when the ring opens other ciphertexts than before.
+	Changed func(ctx context.Context)
+	// Now may be nil.
+	Now func() time.Time
+
+	nudges chan struct{}
+}
+
+const defaultPrefix = "sealed-secrets-key"
+
+// SetupWithManager registers the store, and the watch that tells it of changes. Reader, Client and Elected default to
+// the manager's.
+func (s *KeyStore) SetupWithManager(mgr ctrl.Manager) error {
+	if s.Reader == nil {
+		s.Reader = mgr.GetAPIReader()
+	}
+	if s.Client == nil {
+		s.Client = mgr.GetClient()
+	}
+	if s.Elected == nil {
+		s.Elected = mgr.Elected()
+	}
+	s.prepare()
+	if err := mgr.Add(s); err != nil {
+		return err
+	}
+	return mgr.Add(&keyWatch{store: s, informers: mgr.GetCache()})
+}
+
+func (s *KeyStore) prepare() {
+	if s.nudges == nil {
+		s.nudges = make(chan struct{}, 1)
+	}
+	if s.Prefix == "" {
+		s.Prefix = defaultPrefix
+	}
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+}
+
+// NeedLeaderElection says that every replica runs it.
+func (s *KeyStore) NeedLeaderElection() bool { return false }
+
+// Start loads the keys, keeps them, and returns when ctx is done.
+func (s *KeyStore) Start(ctx context.Context) error {
+	s.prepare()
+	elected := s.Elected
+	leads := false
+	renew := time.NewTimer(0)
+	defer renew.Stop()
+	for {
+		s.untilDone(ctx, leads)
+		renew.Stop()
+		if next, ok := s.renewal(); ok && leads {
+			renew.Reset(next)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-elected:
+			leads, elected = true, nil
+		case <-s.nudges:
+		case <-renew.C:
+		}
+	}
+}
+
+// untilDone syncs, with a growing delay after a failure. The API server may be away, or the namespace not there yet.
+func (s *KeyStore) untilDone(ctx context.Context, leads bool) {
+	log := ctrl.LoggerFrom(ctx).WithName("keystore")
+	backoff := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8, Cap: time.Minute}
+	_ = backoff.DelayFunc().Until(ctx, true, false, func(ctx context.Context) (bool, error) {
+		err := s.Sync(ctx, leads)
+		if err == nil {
+			return true, nil
+		}
+		log.Error(err, "sealing keys are not in order")
+		return false, nil
+	})
+}
+
+// Sync loads the keys once. A leader also makes what is missing: a key that can seal, and the published certificate.
+// Junk among the key Secrets is logged and does not fail it.
+func (s *KeyStore) Sync(ctx context.Context, leads bool) error {
+	s.prepare()
+	if err := s.load(ctx); err != nil {
+		return err
+	}
+	if !leads {
+		return nil
+	}
+	if due, ok := s.renewal(); s.Ring.Newest() == nil || ok && due <= 0 {
+		if err := s.generate(ctx); err != nil {
+			return err
+		}
+		// Listed again instead of added: another replica may have made one at the same moment, and both count.
+		if err := s.load(ctx); err != nil {
+			return err
+		}
+	}
+	return s.publish(ctx)
+}
+
+// renewal returns how long the newest key is still to be used for sealing.
+func (s *KeyStore) renewal() (time.Duration, bool) {
+	newest := s.Ring.Newest()
+	if s.RenewAfter <= 0 || newest == nil {
+		return 0, false
+	}
+	return newest.NotBefore().Add(s.RenewAfter).Sub(s.Now()), true
+}
+
+func (s *KeyStore) load(ctx context.Context) error {
+	list := &corev1.SecretList{}
+	if err := s.Reader.List(ctx, list, client.InNamespace(s.Namespace), client.MatchingLabels{v1alpha1.KeyLabel: "active"}); err != nil {
+		return s.fault("listing the key Secrets", err)
+	}
+	legacy := &corev1.Secret{}
+	err := s.Reader.Get(ctx, client.ObjectKey{Namespace: s.Namespace, Name: s.Prefix}, legacy)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return s.fault("reading the key Secret "+s.Prefix, err)
+	}
+	if err == nil && legacy.Labels[v1alpha1.KeyLabel] == "" {
+		list.Items = append(list.Items, *legacy)
+	}
+	secrets := make([]sealing.KeySecret, 0, len(list.Items))
+	for i := range list.Items {
+		if k := &list.Items[i]; k.Namespace == s.Namespace && sealing.IsKeySecret(k.Name, k.Labels, s.Prefix) {
+			secrets = append(secrets, sealing.KeySecret{
+				Namespace: k.Namespace, Name: k.Name, Created: k.CreationTimestamp.Time,
+				Certificate: k.Data[corev1.TLSCertKey], PrivateKey: plaintext.New(k.Data[corev1.TLSPrivateKeyKey]),
+			})
+		}
+	}
+	changed, problems := s.Ring.Load(secrets)
+	log := ctrl.LoggerFrom(ctx).WithName("keystore")
+	for _, p := range fault.All(problems) {
+		log.Error(p, "a key Secret is not usable")
+	}
+	if changed {
+		log.Info("sealing keys loaded", "secrets", len(secrets))
+		if s.Changed != nil {
+			s.Changed(ctx)
+		}
+	}
+	return nil
+}
+
+// generate makes a key in the peer's format. It is one of two places where a private key is revealed: the other parses it.
+func (s *KeyStore) generate(ctx context.Context) error {
+	made, err := sealing.Generate(s.Now(), s.Bits)
+	if err != nil {
+		return fault.New(fault.StageOpen, fault.Internal, s.ref(""), "%w", err)
+	}
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: s.Namespace, GenerateName: s.Prefix,
+			Labels: map[string]string{v1alpha1.KeyLabel: "active"},
+		},
+		Type: keyType,
+		Data: map[string][]byte{corev1.TLSCertKey: made.Certificate, corev1.TLSPrivateKeyKey: made.PrivateKey.Reveal()},
+	}
+	if err := s.Client.Create(ctx, secret, client.FieldOwner("sealock")); err != nil {
+		return s.fault("storing a new key", err)
+	}
+	ctrl.LoggerFrom(ctx).WithName("keystore").Info("sealing key made: back it up", "secret", s.Namespace+"/"+secret.Name)
+	return nil
+}
+
+// publish writes the newest certificate where a client with a kubeconfig finds it.
+func (s *KeyStore) publish(ctx context.Context) error {
+	want := map[string]string{CertificateKey: string(s.Ring.Newest().PEM())}
+	live := &corev1.ConfigMap{}
+	key := client.ObjectKey{Namespace: s.Namespace, Name: CertificateConfigMap}
+	err := s.Reader.Get(ctx, key, live)
+	switch {
+	case apierrors.IsNotFound(err):
+		err = s.Client.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: CertificateConfigMap, Labels: map[string]string{"app.kubernetes.io/managed-by": "sealock"}},
+			Data:       want,
+		}, client.FieldOwner("sealock"))
+	case err == nil && live.Data[CertificateKey] != want[CertificateKey]:
+		patched := live.DeepCopy()
+		patched.Data = want
+		err = s.Client.Patch(ctx, patched, client.MergeFrom(live), client.FieldOwner("sealock"))
+	}
+	if err != nil {
+		return s.fault("publishing the certificate", err)
+	}
+	return nil
+}
+
+func (s *KeyStore) ref(name string) fault.Ref {
+	return fault.Ref{APIVersion: "v1", Kind: "Secret", Namespace: s.Namespace, Name: name}
+}
+
+// fault classifies an error of the API server without its body, which may hold the key that was sent.
+func (s *KeyStore) fault(doing string, err error) error {
+	f := fault.New(fault.StageOpen, fault.Transient, s.ref(""), "%s: the API server answered %q", doing, string(apierrors.ReasonForError(err)))
+	if apierrors.IsForbidden(err) {
+		f.Kind = fault.Denied
+		return f.Fix("give the controller get, list and create on secrets, and get, create and patch on configmaps, in namespace %s", s.Namespace)
+	}
+	if apierrors.IsNotFound(err) {
+		f.Kind = fault.NotFound
+		return f.Fix("create namespace %s", s.Namespace)
+	}
+	return f
+}
+
+// nudge has the keys loaded again.
+func (s *KeyStore) nudge() {
+	select {
+	case s.nudges <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+// concerns reports whether an event of the Secret may change the ring.
+func (s *KeyStore) concerns(o client.Object) bool {
+	_, labelled := o.GetLabels()[v1alpha1.KeyLabel]
+	return o.GetNamespace() == s.Namespace && (labelled || o.GetName() == s.Prefix)
+}
+
+// keyWatch tells the store of changes, by the metadata watch of Secrets that the controller has anyway.
+type keyWatch struct {
+	store     *KeyStore
+	informers cache.Informers
+}
+
+// NeedLeaderElection says that every replica runs it.
+func (w *keyWatch) NeedLeaderElection() bool { return false }
+
+// Start adds the handler, and returns when ctx is done.
+func (w *keyWatch) Start(ctx context.Context) error {
+	m := &metav1.PartialObjectMetadata{}
+	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	informer, err := w.informers.GetInformer(ctx, m)
+	if err != nil {
+		return errors.Join(errors.New("watching key Secrets"), err)
+	}
+	see := func(obj any) {
+		if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+			obj = gone.Obj
+		}
+		if o, ok := obj.(client.Object); ok && w.store.concerns(o) {
+			w.store.nudge()
+		}
+	}
+	handle, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    see,
+		DeleteFunc: see,
+		UpdateFunc: func(before, after any) {
+			see(before) // a label that was taken away
+			see(after)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("watching key Secrets: %w", err)
+	}
+	<-ctx.Done()
+	return informer.RemoveEventHandler(handle)
+}
