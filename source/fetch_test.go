@@ -1,0 +1,538 @@
+package source
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/plaintext"
+)
+
+var alice = Owner{"team-a", "app"}
+
+func openCache(t testing.TB, dir string, limits Limits) *Repositories {
+	t.Helper()
+	r, err := NewRepositories(dir, plaintext.NewKey([]byte("installation")), limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func fetch(t testing.TB, r *Repositories, remote Remote, ref Ref) *Fetched {
+	t.Helper()
+	got, err := r.Fetch(t.Context(), alice, remote, ref, nil)
+	if err != nil {
+		t.Fatalf("fetch %+v: %v", ref, err)
+	}
+	return got
+}
+
+func read(t testing.TB, tree fs.FS, name string) string {
+	t.Helper()
+	body, err := fs.ReadFile(tree, name)
+	if err != nil {
+		t.Fatalf("read %s: %v", name, err)
+	}
+	return string(body)
+}
+
+// TestS0Y01Refs: a push moves the branch; a tag and a commit stay where they are.
+func TestS0Y01Refs(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	first := g.push("first")
+	g.git("tag", "v1.0.0")
+	g.git("tag", "-a", "-m", "annotated", "v1.1.0")
+	g.git("push", "-q", "--tags", "origin")
+	g.write("a.yaml", "two")
+	second := g.push("second\n\nbody")
+	g.git("tag", "v2.0.0-rc.1")
+	g.git("push", "-q", "--tags", "origin")
+
+	for name, remote := range map[string]Remote{"http": startHTTP(t, root, false).remote("app.git"), "ssh": startSSH(t, root).remote("app.git")} {
+		t.Run(name, func(t *testing.T) {
+			for _, tc := range []struct {
+				ref            Ref
+				revision, text string
+			}{
+				{Ref{Branch: "main"}, "main@sha1:" + second, "two"},
+				{Ref{Tag: "v1.0.0"}, "v1.0.0@sha1:" + first, "one"},
+				{Ref{Tag: "v1.1.0", Branch: "main"}, "v1.1.0@sha1:" + first, "one"},
+				{Ref{Commit: first}, "sha1:" + first, "one"},
+				{Ref{Commit: first, Branch: "main", Tag: "v2"}, "main@sha1:" + first, "one"},
+				{Ref{Commit: second}, "sha1:" + second, "two"},
+				{Ref{Name: "refs/heads/main", SemVer: "1.x"}, "refs/heads/main@sha1:" + second, "two"},
+				{Ref{SemVer: ">=1.0.0", Tag: "v2.0.0-rc.1"}, "v1.1.0@sha1:" + first, "one"},
+				{Ref{SemVer: ">=1.0.0-0"}, "v2.0.0-rc.1@sha1:" + second, "two"},
+			} {
+				r := openCache(t, t.TempDir(), DefaultLimits())
+				got := fetch(t, r, remote, tc.ref)
+				if got.Tree.Revision() != tc.revision || read(t, got.Tree, "a.yaml") != tc.text || !got.Transferred {
+					t.Errorf("%+v: %s %q transferred=%v, want %s %q", tc.ref, got.Tree.Revision(), read(t, got.Tree, "a.yaml"), got.Transferred, tc.revision, tc.text)
+				}
+				if hash, ok := CommitOf(tc.revision); !ok || hash != got.Tree.Commit() {
+					t.Errorf("CommitOf(%q) = %q, %v", tc.revision, hash, ok)
+				}
+			}
+		})
+	}
+	r := openCache(t, t.TempDir(), DefaultLimits())
+	if got := fetch(t, r, startHTTP(t, root, false).remote("app.git"), Ref{Branch: "main"}).Tree.Subject(); got != "second" {
+		t.Errorf("subject %q", got)
+	}
+}
+
+// TestUnchangedRemoteCostsOneListing also shows that a change transfers once, and only what changed.
+func TestUnchangedRemoteCostsOneListing(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	noise := make([]byte, 1<<20)
+	for i := range noise {
+		noise[i] = byte(i * i >> 3)
+	}
+	g.write("big.bin", string(noise))
+	g.push("first")
+	h := startHTTP(t, root, false)
+	s := startSSH(t, root)
+	for name, remote := range map[string]Remote{"http": h.remote("app.git"), "ssh": s.remote("app.git")} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			r := openCache(t, dir, DefaultLimits())
+			fetch(t, r, remote, Ref{Branch: "main"})
+			size := func() (n int) {
+				for _, e := range r.entries {
+					n = e.repos[0].packs()
+				}
+				return n
+			}
+			if got := r.Counts(); got != (Counts{1, 1}) {
+				t.Fatalf("first fetch: %+v", got)
+			}
+			before := h.requests.Load()
+			again := fetch(t, r, remote, Ref{Branch: "main"})
+			if got := r.Counts(); got != (Counts{2, 1}) || again.Transferred {
+				t.Errorf("unchanged: %+v", got)
+			}
+			if name == "http" && h.requests.Load() != before+1 {
+				t.Errorf("the server saw %d requests", h.requests.Load()-before)
+			}
+			g.write("a.yaml", "changed for "+name)
+			g.push("next")
+			next := fetch(t, r, remote, Ref{Branch: "main"})
+			if got := r.Counts(); got != (Counts{3, 2}) || !next.Transferred || size() != 2 {
+				t.Errorf("changed: %+v, %d packs", got, size())
+			}
+			if got := read(t, next.Tree, "a.yaml"); got != "changed for "+name || len(read(t, next.Tree, "big.bin")) != 1<<20 {
+				t.Errorf("a.yaml %q", got)
+			}
+			if read(t, again.Tree, "a.yaml") == "changed for "+name {
+				t.Error("an older tree changed")
+			}
+			packs, _ := filepath.Glob(filepath.Join(dir, "team-a/app/g1/objects/pack/*.pack"))
+			small := int64(1 << 40)
+			for _, p := range packs {
+				info, _ := os.Stat(p)
+				small = min(small, info.Size())
+			}
+			if small > 4096 {
+				t.Errorf("the second transfer brought %d bytes", small)
+			}
+
+			// A new process finds the cache: no transfer, and Open works before any fetch.
+			r2 := openCache(t, dir, DefaultLimits())
+			tree, err := r2.Open(t.Context(), "team-a", "app", next.Tree.Revision())
+			if err != nil || read(t, tree, "a.yaml") != "changed for "+name {
+				t.Fatalf("after a restart: %v", err)
+			}
+			fetch(t, r2, remote, Ref{Branch: "main"})
+			if got := r2.Counts(); got != (Counts{1, 0}) {
+				t.Errorf("after a restart: %+v", got)
+			}
+		})
+	}
+}
+
+func TestRewrittenHistory(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	g.push("first")
+	g.write("a.yaml", "two")
+	g.push("second")
+	r := openCache(t, t.TempDir(), DefaultLimits())
+	remote := startHTTP(t, root, false).remote("app.git")
+	old := fetch(t, r, remote, Ref{Branch: "main"})
+	g.git("checkout", "-q", "--orphan", "other")
+	g.write("a.yaml", "rewritten")
+	g.git("add", "-A")
+	g.git("commit", "-q", "-m", "all new")
+	g.git("push", "-q", "-f", "origin", "other:main")
+	run(t, g.bare, "reflog", "expire", "--expire=now", "--all")
+	run(t, g.bare, "gc", "-q", "--prune=now")
+	got := fetch(t, r, remote, Ref{Branch: "main"})
+	if read(t, got.Tree, "a.yaml") != "rewritten" || read(t, old.Tree, "a.yaml") != "two" {
+		t.Errorf("new %q, old %q", read(t, got.Tree, "a.yaml"), read(t, old.Tree, "a.yaml"))
+	}
+	if got := r.Counts(); got.Transfers != 2 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestManyPushesStayBounded: old packs go when a repository has been grown often enough.
+func TestManyPushesStayBounded(t *testing.T) {
+	root, dir := t.TempDir(), t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	r := openCache(t, dir, DefaultLimits())
+	remote := startHTTP(t, root, false).remote("app.git")
+	for i := range maxPacks + 3 {
+		g.write("a.yaml", fmt.Sprint(i))
+		g.push("next")
+		if got := read(t, fetch(t, r, remote, Ref{Branch: "main"}).Tree, "a.yaml"); got != fmt.Sprint(i) {
+			t.Fatalf("push %d: %q", i, got)
+		}
+	}
+	packs, _ := filepath.Glob(filepath.Join(dir, "team-a/app/*/objects/pack/*.pack"))
+	if len(packs) > 4 || r.Counts().Transfers != maxPacks+3 {
+		t.Errorf("%d packs, %+v", len(packs), r.Counts())
+	}
+}
+
+// TestFailuresAreClassified: every way in which a source cannot be had has a kind, a reason and words of our own.
+func TestFailuresAreClassified(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	g.push("first")
+	newGitRepo(t, root, "empty.git")
+	h, s := startHTTP(t, root, false), startSSH(t, root)
+	tls := startHTTP(t, root, true)
+	closed := startHTTP(t, root, false)
+	closed.Close()
+	other := startSSH(t, root)
+	web := func(name string, pairs ...string) Remote {
+		return Remote{URL: h.URL + "/" + name, Auth: auth(pairs...)}
+	}
+	shell := func(name string, pairs ...string) Remote {
+		return Remote{URL: "ssh://git@" + s.addr + "/" + name, Auth: auth(pairs...)}
+	}
+	otherKey := strings.Replace(other.knownHosts, knownName(other), knownName(s), 1)
+	const secret = "wrong-Password-4711"
+	for _, tc := range []struct {
+		name   string
+		remote Remote
+		ref    Ref
+		kind   fault.Kind
+		reason Reason
+		text   string
+	}{
+		{"wrong password", web("app.git", "username", testUser, "password", secret), Ref{Branch: "main"}, fault.Denied, ReasonAuth, "refused the credentials"},
+		{"wrong token", web("app.git", "bearerToken", secret), Ref{Branch: "main"}, fault.Denied, ReasonAuth, "refused the credentials"},
+		{"no credentials", Remote{URL: h.URL + "/app.git"}, Ref{Branch: "main"}, fault.Denied, ReasonAuth, "refused the credentials"},
+		{"password in the URL", Remote{URL: strings.Replace(h.URL, "http://", "http://u:"+secret+"@", 1) + "/app.git"}, Ref{}, fault.Invalid, ReasonURL, "holds a password"},
+		{"username alone", web("app.git", "username", testUser), Ref{}, fault.Invalid, ReasonAuth, "without password"},
+		{"ssh key for http", web("app.git", "identity", "x"), Ref{}, fault.Invalid, ReasonAuth, "nothing that an http server"},
+		{"repository gone", h.remote("gone.git"), Ref{Branch: "main"}, fault.NotFound, ReasonOperation, "repository was not found"},
+		{"repository gone ssh", s.remote("gone.git"), Ref{Branch: "main"}, fault.NotFound, ReasonOperation, "repository was not found"},
+		{"empty", h.remote("empty.git"), Ref{Branch: "main"}, fault.NotFound, ReasonEmpty, "repository is empty"},
+		{"empty ssh", s.remote("empty.git"), Ref{Branch: "main"}, fault.NotFound, ReasonEmpty, "repository is empty"},
+		{"no such branch", h.remote("app.git"), Ref{}, fault.NotFound, ReasonOperation, "refs/heads/master"},
+		{"no such tag", h.remote("app.git"), Ref{Tag: "v9"}, fault.NotFound, ReasonOperation, "refs/tags/v9"},
+		{"no such version", h.remote("app.git"), Ref{SemVer: "9.x"}, fault.NotFound, ReasonOperation, "version range"},
+		{"no such commit", h.remote("app.git"), Ref{Commit: strings.Repeat("ab", 20)}, fault.NotFound, ReasonOperation, "no commit"},
+		{"short commit", h.remote("app.git"), Ref{Commit: "abcdef"}, fault.Invalid, ReasonOperation, "full SHA-1"},
+		{"bad range", h.remote("app.git"), Ref{SemVer: ">>1"}, fault.Invalid, ReasonOperation, "not a version range"},
+		{"bad name", h.remote("app.git"), Ref{Name: "main"}, fault.Invalid, ReasonOperation, "begin with refs/"},
+		{"server away", closed.remote("app.git"), Ref{}, fault.Transient, ReasonOperation, "cannot be reached"},
+		{"unknown CA", tls.remote("app.git"), Ref{Branch: "main"}, fault.Transient, ReasonOperation, "unknown authority"},
+		{"bad CA", Remote{URL: tls.URL + "/app.git", Auth: auth("ca.crt", "x")}, Ref{}, fault.Invalid, ReasonAuth, "no PEM"},
+		{"scheme", Remote{URL: "file:///etc/passwd"}, Ref{}, fault.Invalid, ReasonURL, "scheme"},
+		{"ssh no secret", Remote{URL: "ssh://git@" + s.addr + "/app.git"}, Ref{}, fault.Invalid, ReasonAuth, "private key for ssh is missing"},
+		{"ssh no known_hosts", shell("app.git", "identity", s.identity), Ref{}, fault.Invalid, ReasonAuth, "host keys for ssh are missing"},
+		{"ssh bad identity", shell("app.git", "identity", secret, "known_hosts", s.knownHosts), Ref{}, fault.Invalid, ReasonAuth, "cannot be read"},
+		{"ssh wrong passphrase", shell("app.git", "identity", s.encrypted, "password", secret, "known_hosts", s.knownHosts), Ref{}, fault.Invalid, ReasonAuth, "passphrase"},
+		{"ssh unknown key", shell("app.git", "identity", s.strange, "known_hosts", s.knownHosts), Ref{}, fault.Denied, ReasonAuth, "refused the credentials"},
+		{"ssh wrong host key", shell("app.git", "identity", s.identity, "known_hosts", otherKey), Ref{}, fault.Denied, ReasonAuth, "not the one in known_hosts"},
+		{"ssh host not known", shell("app.git", "identity", s.identity, "known_hosts", other.knownHosts), Ref{}, fault.Denied, ReasonAuth, "not in known_hosts"},
+		{"ssh revoked", shell("app.git", "identity", s.identity, "known_hosts", s.knownHosts+"\n@revoked "+s.knownHosts), Ref{}, fault.Denied, ReasonAuth, "revoked"},
+		{"ssh junk known_hosts", shell("app.git", "identity", s.identity, "known_hosts", "junk"), Ref{}, fault.Invalid, ReasonAuth, "cannot be read"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := openCache(t, t.TempDir(), DefaultLimits())
+			_, err := r.Fetch(t.Context(), alice, tc.remote, tc.ref, nil)
+			if fault.KindOf(err) != tc.kind || ReasonOf(err) != tc.reason || !strings.Contains(fmt.Sprint(err), tc.text) {
+				t.Fatalf("%v %v: %v", fault.KindOf(err), ReasonOf(err), err)
+			}
+			if fault.StageOf(err) != fault.StageSource {
+				t.Errorf("stage %q", fault.StageOf(err))
+			}
+			for _, banned := range []string{secret, "robot", "127.0.0.1", "Authorization", "correct-horse"} {
+				if strings.Contains(err.Error(), banned) {
+					t.Errorf("the error holds %q: %v", banned, err)
+				}
+			}
+		})
+	}
+}
+
+func knownName(s *sshServer) string { name, _, _ := strings.Cut(s.knownHosts, " "); return name }
+
+func TestCredentialsThatWork(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	g.push("first")
+	tls, s := startHTTP(t, root, true), startSSH(t, root)
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tls.Certificate().Raw}))
+	for name, remote := range map[string]Remote{
+		"ca.crt and basic":   {URL: tls.URL + "/app.git", Auth: auth("username", testUser, "password", testPassword, "ca.crt", ca)},
+		"caFile and bearer":  {URL: tls.URL + "/app.git", Auth: auth("bearerToken", testPassword, "caFile", ca)},
+		"user in the URL":    {URL: strings.Replace(tls.URL, "https://", "https://"+testUser+"@", 1) + "/app.git", Auth: auth("password", testPassword, "ca.crt", ca)},
+		"ssh passphrase":     {URL: "ssh://git@" + s.addr + "/app.git", Auth: auth("identity", s.encrypted, "password", testPassword, "known_hosts", s.knownHosts)},
+		"ssh needless":       {URL: "ssh://git@" + s.addr + "/app.git", Auth: auth("identity", s.identity, "password", "x", "known_hosts", "# comment\n\n"+s.knownHosts)},
+		"ssh without a user": {URL: "ssh://" + s.addr + "/app.git", Auth: auth("identity", s.identity, "known_hosts", s.knownHosts)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := read(t, fetch(t, openCache(t, t.TempDir(), DefaultLimits()), remote, Ref{Branch: "main"}).Tree, "a.yaml"); got != "one" {
+				t.Error(got)
+			}
+		})
+	}
+}
+
+// TestFailedFetchKeepsWhatWasThere: wrong credentials, a broken server and a repository that is gone change nothing.
+func TestFailedFetchKeepsWhatWasThere(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	g.push("first")
+	h := startHTTP(t, root, false)
+	r := openCache(t, t.TempDir(), DefaultLimits())
+	revision := fetch(t, r, h.remote("app.git"), Ref{Branch: "main"}).Tree.Revision()
+	g.write("a.yaml", "two")
+	g.push("second")
+	bad := h.remote("app.git")
+	bad.Auth = auth("username", testUser, "password", "no")
+	h.onRequest(func(req *http.Request) {
+		if req.Method == http.MethodPost {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	for _, remote := range []Remote{bad, h.remote("gone.git"), h.remote("app.git")} {
+		if _, err := r.Fetch(t.Context(), alice, remote, Ref{Branch: "main"}, nil); err == nil {
+			t.Fatal("no error")
+		}
+		tree, err := r.Open(t.Context(), "team-a", "app", revision)
+		if err != nil || read(t, tree, "a.yaml") != "one" {
+			t.Fatalf("after a failed fetch: %v", err)
+		}
+	}
+	h.onRequest(func(*http.Request) {})
+	if got := read(t, fetch(t, r, h.remote("app.git"), Ref{Branch: "main"}).Tree, "a.yaml"); got != "two" {
+		t.Error(got)
+	}
+}
+
+func TestContextEndsAFetch(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	g.push("first")
+	h := startHTTP(t, root, false)
+	r := openCache(t, t.TempDir(), DefaultLimits())
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	h.onRequest(func(req *http.Request) { <-req.Context().Done() })
+	_, err := r.Fetch(ctx, alice, h.remote("app.git"), Ref{Branch: "main"}, nil)
+	if fault.KindOf(err) != fault.Transient || !strings.Contains(err.Error(), "in time") {
+		t.Fatal(err)
+	}
+	// Another one of the same owner is not held up by it.
+	h.onRequest(func(*http.Request) {})
+	fetch(t, r, h.remote("app.git"), Ref{Branch: "main"})
+}
+
+// TestT20OwnersShareNothing: two owners of one URL have a cache each, and neither opens what the other fetched.
+func TestT20OwnersShareNothing(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	g.push("first")
+	remote := startHTTP(t, root, false).remote("app.git")
+	r := openCache(t, t.TempDir(), DefaultLimits())
+	revision := fetch(t, r, remote, Ref{Branch: "main"}).Tree.Revision()
+	missed := []Owner{}
+	r.OnMiss(func(o Owner) { missed = append(missed, o) })
+	for _, o := range []Owner{{"team-b", "app"}, {"team-a", "other"}, {"team-a/app", ""}, {"..", "team-a"}} {
+		if _, err := r.Open(t.Context(), o.Namespace, o.Name, revision); fault.KindOf(err) != fault.Transient {
+			t.Errorf("%v: %v", o, err)
+		}
+	}
+	if len(missed) != 4 {
+		t.Errorf("missed %v", missed)
+	}
+	got, err := r.Fetch(t.Context(), Owner{"team-b", "app"}, remote, Ref{Branch: "main"}, nil)
+	if err != nil || !got.Transferred {
+		t.Errorf("the second owner got the first one's objects: %v", err)
+	}
+	for _, o := range []Owner{{"..", "x"}, {"a", "../b"}, {"a", ""}, {"A", "b"}, {"a", "b..c"}} {
+		if _, err := r.Fetch(t.Context(), o, remote, Ref{}, nil); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%v: %v", o, err)
+		}
+	}
+	// New credentials have to bring their own objects.
+	remote.Auth = auth("bearerToken", testPassword)
+	if !fetch(t, r, remote, Ref{Branch: "main"}).Transferred {
+		t.Error("objects that other credentials fetched were reused")
+	}
+}
+
+// TestT20RedirectStaysInTheFence: a server may move a repository within itself only, and inside the fence.
+func TestT20RedirectStaysInTheFence(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	g.push("first")
+	h, elsewhere := startHTTP(t, root, false), startHTTP(t, root, false)
+	front := func(target string) Remote {
+		mux := http.NewServeMux()
+		mux.HandleFunc("/old.git/", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, target+strings.TrimPrefix(r.URL.Path, "/old.git")+"?"+r.URL.RawQuery, http.StatusMovedPermanently)
+		})
+		mux.Handle("/", h.Config.Handler)
+		s := &httpServer{Server: newServer(t, mux)}
+		return s.remote("old.git")
+	}
+	inside := front("/app.git")
+	inside.Allows = func(u string) bool { return strings.HasSuffix(u, "/app.git") || strings.HasSuffix(u, "/old.git") }
+	if got := read(t, fetch(t, openCache(t, t.TempDir(), DefaultLimits()), inside, Ref{Branch: "main"}).Tree, "a.yaml"); got != "one" {
+		t.Error(got)
+	}
+	outside := front("/app.git")
+	outside.Allows = func(u string) bool { return strings.HasSuffix(u, "/old.git") }
+	for _, remote := range []Remote{outside, front(elsewhere.URL + "/app.git")} {
+		_, err := openCache(t, t.TempDir(), DefaultLimits()).Fetch(t.Context(), alice, remote, Ref{Branch: "main"}, nil)
+		if fault.KindOf(err) != fault.Denied || ReasonOf(err) != ReasonURL {
+			t.Errorf("%v", err)
+		}
+	}
+	if elsewhere.requests.Load() != 0 {
+		t.Error("the other host was asked")
+	}
+}
+
+func TestEvictionAndRemoval(t *testing.T) {
+	root, dir := t.TempDir(), t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	g.push("first")
+	remote := startHTTP(t, root, false).remote("app.git")
+	limits := DefaultLimits()
+	limits.Repositories = 2
+	r := openCache(t, dir, limits)
+	var revision string
+	for _, name := range []string{"one", "two", "three"} {
+		got, err := r.Fetch(t.Context(), Owner{"team-a", name}, remote, Ref{Branch: "main"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		revision = got.Tree.Revision()
+		if name == "two" { // "one" is used again: "two" is the one to go
+			if _, err := r.Open(t.Context(), "team-a", "one", revision); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	left, _ := os.ReadDir(filepath.Join(dir, "team-a"))
+	var names []string
+	for _, e := range left {
+		names = append(names, e.Name())
+	}
+	if diff := cmp.Diff([]string{"one", "three"}, names); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := r.Open(t.Context(), "team-a", "two", revision); fault.KindOf(err) != fault.Transient {
+		t.Errorf("evicted: %v", err)
+	}
+	for _, name := range []string{"one", "three"} {
+		if err := r.Remove(t.Context(), "team-a", name); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestConcurrentUse is for the race detector: fetches, reads and removals of the same owners at once.
+func TestConcurrentUse(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("d/a.yaml", "one")
+	g.push("first")
+	remote := startHTTP(t, root, false).remote("app.git")
+	limits := DefaultLimits()
+	limits.Repositories = 2
+	r := openCache(t, t.TempDir(), limits)
+	var wg sync.WaitGroup
+	for i := range 9 {
+		wg.Go(func() {
+			owner := Owner{"team-a", fmt.Sprintf("app-%d", i%3)}
+			got, err := r.Fetch(t.Context(), owner, remote, Ref{Branch: "main"}, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			body, err := got.Tree.ReadFile("d/a.yaml")
+			var own *fault.Error
+			if err == nil && string(body) != "one" || err != nil && (!errors.As(err, &own) || own.Kind != fault.Transient) {
+				t.Errorf("%q %v", body, err)
+			}
+			if i == 8 {
+				if err := r.Remove(t.Context(), owner.Namespace, owner.Name); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestTransferIsBounded(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	noise := make([]byte, 1<<20)
+	seed := uint32(1)
+	for i := range noise {
+		seed = seed*1664525 + 1013904223
+		noise[i] = byte(seed >> 24)
+	}
+	g.write("big.bin", string(noise))
+	g.push("first")
+	limits := DefaultLimits()
+	limits.Transfer = 256 << 10
+	for name, remote := range map[string]Remote{"http": startHTTP(t, root, false).remote("app.git"), "ssh": startSSH(t, root).remote("app.git")} {
+		dir := t.TempDir()
+		_, err := openCache(t, dir, limits).Fetch(t.Context(), alice, remote, Ref{Branch: "main"}, nil)
+		if fault.KindOf(err) != fault.Invalid || !strings.Contains(fmt.Sprint(err), "limit of a transfer") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "team-a/app/g*")); len(left) != 0 {
+			t.Errorf("%s: left %v", name, left)
+		}
+	}
+}

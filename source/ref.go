@@ -1,0 +1,155 @@
+package source
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+
+	"sealock.dev/sealock/fault"
+)
+
+// Ref says what to check out. Commit goes before Name, Name before SemVer, SemVer before Tag, Tag before Branch; none
+// is the branch master. Commit may come with Branch, where servers that hand out no commit by hash find it.
+type Ref struct {
+	Branch, Tag, SemVer, Name, Commit string
+}
+
+const headsPrefix, tagsPrefix = "refs/heads/", "refs/tags/"
+
+// selection is what a Ref means to one reference listing.
+type selection struct {
+	want   plumbing.Hash // what to ask the server for: a commit, or the object of an annotated tag
+	commit plumbing.Hash // zero when only the tag object tells
+	label  string        // what the revision begins with; "" for a commit alone
+	// history is the references whose history holds the commit; set only when want is not advertised.
+	history []plumbing.Hash
+}
+
+// revision returns the revision string that Flux's APIs carry.
+func (s selection) revision(commit plumbing.Hash) string {
+	if s.label == "" {
+		return "sha1:" + commit.String()
+	}
+	return s.label + "@sha1:" + commit.String()
+}
+
+var commitShape = regexp.MustCompile(`^[0-9a-f]{40}$`)
+
+// CommitOf returns the commit hash of a revision: main@sha1:<hex>, v1@sha1:<hex>, refs/heads/x@sha1:<hex> or sha1:<hex>.
+func CommitOf(revision string) (string, bool) {
+	at := strings.LastIndex(revision, "@")
+	sum, ok := strings.CutPrefix(revision[at+1:], "sha1:")
+	if !ok || !commitShape.MatchString(sum) || at == 0 {
+		return "", false
+	}
+	return sum, true
+}
+
+// Validate says whether the fields can mean anything.
+func (r Ref) Validate() error {
+	switch {
+	case r.Commit != "" && !commitShape.MatchString(r.Commit):
+		return badRef("commit", "it is not a full SHA-1 of 40 lower-case hex digits")
+	case r.Name != "" && !strings.HasPrefix(r.Name, "refs/"):
+		return badRef("name", "it does not begin with refs/")
+	case r.SemVer != "":
+		if _, err := semver.NewConstraint(r.SemVer); err != nil {
+			return badRef("semver", "it is not a version range")
+		}
+	}
+	return nil
+}
+
+func badRef(field, why string) *fault.Error {
+	return fail(fault.Invalid, ReasonOperation, "the reference cannot be used: "+why).At("spec.ref." + field)
+}
+
+// choose applies the precedence to a reference listing.
+func (r Ref) choose(refs *packp.AdvRefs) (selection, error) {
+	switch {
+	case r.Commit != "":
+		return r.chooseCommit(refs)
+	case r.Name != "":
+		return advertised(refs, r.Name, r.Name, "name")
+	case r.SemVer != "":
+		tag, err := r.newest(refs)
+		if err != nil {
+			return selection{}, err
+		}
+		return advertised(refs, tagsPrefix+tag, tag, "semver")
+	case r.Tag != "":
+		return advertised(refs, tagsPrefix+r.Tag, r.Tag, "tag")
+	case r.Branch != "":
+		return advertised(refs, headsPrefix+r.Branch, r.Branch, "branch")
+	}
+	return advertised(refs, headsPrefix+"master", "master", "branch")
+}
+
+func advertised(refs *packp.AdvRefs, name, label, field string) (selection, error) {
+	hash, ok := refs.References[name]
+	if !ok {
+		return selection{}, fail(fault.NotFound, ReasonOperation, "the Git repository has no reference '"+name+"'").At("spec.ref." + field).
+			Fix("push it, or correct spec.ref")
+	}
+	s := selection{want: hash, commit: hash, label: label}
+	if peeled, ok := refs.Peeled[name]; ok {
+		s.commit = peeled
+	}
+	return s, nil
+}
+
+func (r Ref) chooseCommit(refs *packp.AdvRefs) (selection, error) {
+	hash := plumbing.NewHash(r.Commit)
+	s := selection{want: hash, commit: hash, label: r.Branch}
+	if r.Branch != "" {
+		branch, err := advertised(refs, headsPrefix+r.Branch, r.Branch, "branch")
+		if err != nil {
+			return selection{}, err
+		}
+		if branch.want == hash {
+			return s, nil
+		}
+		s.history = []plumbing.Hash{branch.want}
+		return s, nil
+	}
+	for name, tip := range refs.References {
+		if tip == hash {
+			return s, nil
+		}
+		if strings.HasPrefix(name, headsPrefix) || strings.HasPrefix(name, tagsPrefix) {
+			s.history = append(s.history, tip)
+		}
+	}
+	return s, nil
+}
+
+// newest returns the tag of the highest version in the range.
+func (r Ref) newest(refs *packp.AdvRefs) (string, error) {
+	limit, err := semver.NewConstraint(r.SemVer)
+	if err != nil {
+		return "", badRef("semver", "it is not a version range")
+	}
+	var best *semver.Version
+	var tag string
+	for name := range refs.References {
+		short, ok := strings.CutPrefix(name, tagsPrefix)
+		if !ok {
+			continue
+		}
+		v, err := semver.NewVersion(short)
+		if err != nil || !limit.Check(v) {
+			continue
+		}
+		// Two tags of one version (v1.0.0 and 1.0.0, or different metadata) are told apart by name, always alike.
+		if best == nil || v.GreaterThan(best) || v.Equal(best) && short > tag {
+			best, tag = v, short
+		}
+	}
+	if best == nil {
+		return "", fail(fault.NotFound, ReasonOperation, "no tag of the Git repository is in the version range").At("spec.ref.semver").Fix("push such a tag, or widen the range")
+	}
+	return tag, nil
+}

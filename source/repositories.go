@@ -1,0 +1,239 @@
+package source
+
+import (
+	"cmp"
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/plaintext"
+)
+
+// Limits bound what a stranger's repository may cost.
+type Limits struct {
+	Repositories int   // cached at once
+	Disk         int64 // bytes of all cached repositories
+	Transfer     int64 // bytes of one transfer
+	Blob         int64 // bytes of one file
+	Files        int   // files and folders of one commit
+	Artifact     int64 // bytes of the files of one artifact, uncompressed
+}
+
+// DefaultLimits are generous for what a cluster's configuration is.
+func DefaultLimits() Limits {
+	return Limits{Repositories: 2_000, Disk: 10 << 30, Transfer: 1 << 30, Blob: 50 << 20, Files: 100_000, Artifact: 1 << 30}
+}
+
+// Counts says what was asked of Git servers since the start.
+type Counts struct {
+	Listings  int64 // reference listings
+	Transfers int64 // requests for objects
+}
+
+// Owner is the object that a repository is fetched for. Nothing is shared between owners.
+type Owner struct{ Namespace, Name string }
+
+// ownerShape is what Kubernetes allows as names; it also keeps them inside the cache folder.
+var ownerShape = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+
+func (o Owner) valid() bool {
+	return ownerShape.MatchString(o.Namespace) && ownerShape.MatchString(o.Name) &&
+		!strings.Contains(o.Namespace, "..") && !strings.Contains(o.Name, "..")
+}
+
+// Fetched is the outcome of a Fetch.
+type Fetched struct {
+	Tree *Tree
+	// Transferred is true when objects were asked for, and false when the reference listing was enough.
+	Transferred bool
+}
+
+// Repositories is the cache of bare repositories: one for each owner, URL and credentials, the least recently used ones
+// evicted beyond the limits. It is safe for concurrent use; fetches of one owner follow each other.
+type Repositories struct {
+	dir    string
+	key    plaintext.Key
+	limits Limits
+
+	listings, transfers atomic.Int64
+	clock               atomic.Int64 // orders uses; it tells no time
+
+	mu      sync.Mutex
+	entries map[Owner]*entryOf
+	missed  func(Owner)
+}
+
+// NewRepositories opens the cache in the folder, which it owns. key is the key of the installation: with it, a cache that
+// survives a restart is found again, and nobody can test a guess of a credential against the cache.
+func NewRepositories(dir string, key plaintext.Key, limits Limits) (*Repositories, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, cacheFailure("the cache folder cannot be made", err)
+	}
+	r := &Repositories{dir: dir, key: key, limits: limits, entries: map[Owner]*entryOf{}}
+	namespaces, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, cacheFailure("the cache folder cannot be read", err)
+	}
+	for _, ns := range namespaces {
+		names, _ := os.ReadDir(filepath.Join(dir, ns.Name()))
+		for _, name := range names {
+			owner := Owner{ns.Name(), name.Name()}
+			if !owner.valid() || !name.IsDir() {
+				continue
+			}
+			e := newEntry(r, owner)
+			e.restore()
+			r.entries[owner] = e
+		}
+	}
+	return r, nil
+}
+
+// Counts returns what was asked of Git servers so far.
+func (r *Repositories) Counts() Counts {
+	return Counts{Listings: r.listings.Load(), Transfers: r.transfers.Load()}
+}
+
+// OnMiss sets what is called when Open finds nothing, so that the owner is fetched again. It must not block.
+func (r *Repositories) OnMiss(fn func(Owner)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.missed = fn
+}
+
+// Fetch brings the cache of the owner to what ref means on the server now, and returns its tree. ignore replaces the default
+// excludes when it is not nil. An unchanged remote costs one reference listing. When it fails, what was there stays.
+func (r *Repositories) Fetch(ctx context.Context, owner Owner, remote Remote, ref Ref, ignore *string) (*Fetched, error) {
+	if !owner.valid() {
+		return nil, fail(fault.Invalid, ReasonInvalid, "the owner's name cannot be used as a path")
+	}
+	if _, err := remote.parse(); err != nil {
+		return nil, err
+	}
+	if err := ref.Validate(); err != nil {
+		return nil, err
+	}
+	e, err := r.acquire(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	got, err := e.fetch(ctx, remote, ref, ignore)
+	e.release()
+	if err != nil {
+		return nil, classify(ctx, err)
+	}
+	r.evict(e)
+	return got, nil
+}
+
+// Open returns the tree of a revision that was fetched for the owner before. It asks no server. One that is not in the
+// cache is Transient: the owner is fetched again.
+func (r *Repositories) Open(_ context.Context, namespace, name, revision string) (*Tree, error) {
+	owner := Owner{namespace, name}
+	r.mu.Lock()
+	e, missed := r.entries[owner], r.missed
+	r.mu.Unlock()
+	if e != nil {
+		if t, err := e.open(revision); t != nil || err != nil {
+			return t, err
+		}
+	}
+	if missed != nil {
+		missed(owner)
+	}
+	err := fail(fault.Transient, ReasonCacheStale, "the files of this revision are not in the cache").Fix("they are fetched again; nothing needs to be done")
+	err.Ref = fault.Ref{Kind: "GitRepository", Namespace: namespace, Name: name}
+	return nil, err
+}
+
+// Remove forgets the owner and deletes its files. It waits for a fetch under way.
+func (r *Repositories) Remove(ctx context.Context, namespace, name string) error {
+	owner := Owner{namespace, name}
+	if !owner.valid() {
+		return nil
+	}
+	e, err := r.acquire(ctx, owner)
+	if err != nil {
+		return err
+	}
+	defer e.release()
+	return r.drop(e)
+}
+
+// acquire returns the owner's entry, held for the caller alone.
+func (r *Repositories) acquire(ctx context.Context, owner Owner) (*entryOf, error) {
+	for {
+		r.mu.Lock()
+		e, ok := r.entries[owner]
+		if !ok {
+			e = newEntry(r, owner)
+			r.entries[owner] = e
+		}
+		r.mu.Unlock()
+		select {
+		case e.turn <- struct{}{}:
+		case <-ctx.Done():
+			return nil, classify(ctx, ctx.Err())
+		}
+		r.mu.Lock()
+		current := r.entries[owner] == e
+		r.mu.Unlock()
+		if current {
+			return e, nil
+		}
+		e.release() // it was evicted meanwhile
+	}
+}
+
+// drop deletes a held entry.
+func (r *Repositories) drop(e *entryOf) error {
+	r.mu.Lock()
+	delete(r.entries, e.owner)
+	r.mu.Unlock()
+	e.forget()
+	if err := os.RemoveAll(e.dir); err != nil {
+		return cacheFailure("a cached repository cannot be removed", err)
+	}
+	_ = os.Remove(filepath.Dir(e.dir)) // the namespace's folder, when it is empty
+	return nil
+}
+
+// evict drops the least recently used entries beyond the limits, never the one just fetched nor one that is fetched now.
+func (r *Repositories) evict(just *entryOf) {
+	type candidate struct {
+		e     *entryOf
+		used  int64
+		bytes int64
+	}
+	r.mu.Lock()
+	var list []candidate
+	var total int64
+	count := len(r.entries)
+	for _, e := range r.entries {
+		used, bytes := e.weight()
+		total += bytes
+		if e != just {
+			list = append(list, candidate{e, used, bytes})
+		}
+	}
+	r.mu.Unlock()
+	slices.SortFunc(list, func(a, b candidate) int { return cmp.Compare(a.used, b.used) })
+	for _, c := range list {
+		if count <= r.limits.Repositories && total <= r.limits.Disk {
+			return
+		}
+		if !c.e.tryHold() {
+			continue
+		}
+		_ = r.drop(c.e) // what cannot be removed now is found at the next start
+		c.e.release()
+		count--
+		total -= c.bytes
+	}
+}

@@ -1,0 +1,277 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/go-git/go-billy/v5/osfs"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/cache"
+	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
+	"github.com/go-git/go-git/v5/plumbing/transport"
+	"github.com/go-git/go-git/v5/storage/filesystem"
+
+	"sealock.dev/sealock/fault"
+)
+
+const (
+	// objectCache is small and per repository: one for all would hand an object of one owner to a tree of another
+	// that only names its hash.
+	objectCache = 2 * cache.MiByte
+	// maxPacks is after how many incremental transfers a repository is fetched anew, which drops what nobody needs.
+	maxPacks = 24
+	// maxSummaries bounds what is remembered of trees that were found complete.
+	maxSummaries = 100_000
+)
+
+// repository is one generation of a bare repository on disk. It is grown by transfers and never rewritten.
+type repository struct {
+	name string // of its folder
+	dir  string
+	id   string // the remote and the credentials that it was fetched with
+
+	mu    sync.Mutex // the library's storage is not safe for use by several at once
+	store *filesystem.Storage
+	known map[plumbing.Hash]summary // trees that are complete
+	heads map[plumbing.Hash]plumbing.Hash
+}
+
+// summary is what is known of a tree object and all below it.
+type summary struct {
+	entries int
+	depth   int
+	ignores bool // there is a .sourceignore
+}
+
+func openRepository(dir, name, id string) *repository {
+	r := &repository{name: name, dir: filepath.Join(dir, name), id: id, known: map[plumbing.Hash]summary{}, heads: map[plumbing.Hash]plumbing.Hash{}}
+	r.store = r.storage()
+	return r
+}
+
+// storage opens the folder. What one sees that another one writes is seen after a new call.
+func (r *repository) storage() *filesystem.Storage {
+	return filesystem.NewStorage(osfs.New(r.dir, osfs.WithBoundOS()), cache.NewObjectLRU(objectCache))
+}
+
+// commit returns the commit that a wanted hash (a commit or an annotated tag) stands for, if all of it is here.
+func (r *repository) commit(want plumbing.Hash) (plumbing.Hash, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h, ok := r.heads[want]
+	return h, ok
+}
+
+// settle records that the commit, and what it was wanted as, is here completely.
+func (r *repository) settle(want, commit plumbing.Hash) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heads[want], r.heads[commit] = commit, commit
+}
+
+// tips returns the commits that are here completely.
+func (r *repository) tips() []plumbing.Hash {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []plumbing.Hash
+	for want, commit := range r.heads {
+		if want == commit {
+			out = append(out, commit)
+		}
+	}
+	plumbing.HashesSort(out)
+	return out
+}
+
+// peel follows annotated tags to the commit.
+func (r *repository) peel(want plumbing.Hash) (*object.Commit, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for range 8 {
+		o, err := object.GetObject(r.store, want)
+		if err != nil {
+			return nil, broken("an object that the Git server was asked for is missing in what it sent")
+		}
+		switch o := o.(type) {
+		case *object.Commit:
+			return o, nil
+		case *object.Tag:
+			want = o.Target
+		default:
+			return nil, fail(fault.Invalid, ReasonOperation, "the reference names no commit").At("spec.ref").Fix("name a branch, tag or commit")
+		}
+	}
+	return nil, fail(fault.Invalid, ReasonOperation, "the tag points to a tag too many times").At("spec.ref")
+}
+
+func broken(text string) *fault.Error {
+	return fail(fault.Transient, ReasonOperation, text).Fix("it is tried again; if it stays, check the repository with git fsck")
+}
+
+// request says what is asked of a server.
+type request struct {
+	wants   []plumbing.Hash
+	haves   []plumbing.Hash
+	shallow bool
+}
+
+// receive asks for objects and stores the pack. When it fails, what was stored of it is removed again.
+func (r *repository) receive(ctx context.Context, session transport.UploadPackSession, refs *packp.AdvRefs, ask request) (err error) {
+	req := packp.NewUploadPackRequestFromCapabilities(refs.Capabilities)
+	req.Wants, req.Haves = ask.wants, ask.haves
+	if refs.Capabilities.Supports(capability.NoProgress) {
+		_ = req.Capabilities.Set(capability.NoProgress)
+	}
+	if ask.shallow && refs.Capabilities.Supports(capability.Shallow) {
+		_ = req.Capabilities.Set(capability.Shallow)
+		// All that is here is shallow: the server must not think that we have what is behind it.
+		req.Depth, req.Shallows = packp.DepthCommits(1), ask.haves
+	}
+	before := r.packFiles()
+	defer func() {
+		if err != nil {
+			r.discard(before)
+		}
+	}()
+	res, err := session.UploadPack(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Close() }()
+	// An own storage writes, so that who reads the last tree does not wait for the network.
+	next := r.storage()
+	if err := storePack(next, demux(req.Capabilities, &contextReader{ctx: ctx, from: res})); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.store = next
+	return nil
+}
+
+// storePack is packfile.UpdateObjectStorage with a guard: the parser is fed by strangers.
+func storePack(store *filesystem.Storage, pack io.Reader) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = broken("the pack that the Git server sent cannot be read")
+		}
+	}()
+	return packfile.UpdateObjectStorage(store, pack)
+}
+
+func demux(caps *capability.List, from io.Reader) io.Reader {
+	switch {
+	case caps.Supports(capability.Sideband64k):
+		return sideband.NewDemuxer(sideband.Sideband64k, from)
+	case caps.Supports(capability.Sideband):
+		return sideband.NewDemuxer(sideband.Sideband, from)
+	}
+	return from
+}
+
+// contextReader ends reading when the context does.
+type contextReader struct {
+	ctx  context.Context //nolint:containedctx // a reader has no other way to learn of it
+	from io.Reader
+}
+
+func (c *contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.from.Read(p)
+}
+
+const packFolder = "objects/pack"
+
+// packFiles lists the files of packs.
+func (r *repository) packFiles() map[string]bool {
+	out := map[string]bool{}
+	list, _ := os.ReadDir(filepath.Join(r.dir, packFolder)) // absent before the first transfer
+	for _, e := range list {
+		out[e.Name()] = true
+	}
+	return out
+}
+
+// packs counts the packs.
+func (r *repository) packs() int {
+	n := 0
+	for name := range r.packFiles() {
+		if strings.HasSuffix(name, ".pack") {
+			n++
+		}
+	}
+	return n
+}
+
+// discard removes the pack files that are not in keep.
+func (r *repository) discard(keep map[string]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name := range r.packFiles() {
+		if !keep[name] {
+			_ = os.Remove(filepath.Join(r.dir, packFolder, name))
+		}
+	}
+	r.store = r.storage()
+}
+
+// size returns how many bytes the repository takes on disk.
+func (r *repository) size() int64 {
+	var sum int64
+	_ = filepath.WalkDir(r.dir, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				sum += info.Size()
+			}
+		}
+		return nil
+	})
+	return sum
+}
+
+// blobSize returns the size of a blob.
+func (r *repository) blobSize(h plumbing.Hash) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.store.EncodedObjectSize(h)
+}
+
+// blob returns the content of a blob of at most limit bytes.
+func (r *repository) blob(h plumbing.Hash, limit int64) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	size, err := r.store.EncodedObjectSize(h)
+	if err != nil {
+		return nil, err
+	}
+	if size > limit {
+		return nil, errTooLarge
+	}
+	o, err := r.store.EncodedObject(plumbing.BlobObject, h)
+	if err != nil {
+		return nil, err
+	}
+	body, err := o.Reader()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = body.Close() }()
+	out, err := io.ReadAll(io.LimitReader(body, limit+1))
+	if err == nil && int64(len(out)) > limit {
+		err = errTooLarge
+	}
+	return out, err
+}
+
+var errTooLarge = errors.New("the file is too large")
