@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -184,26 +185,41 @@ var quotedText = regexp.MustCompile("\"(?:[^\"\\\\]|\\\\.)*\"|`[^`]*`")
 // unquoteValues leaves out what a message quotes, unless it names the object or is what an authorizer says; and the
 // context that a decoder prints.
 func unquoteValues(message string, ref fault.Ref) string {
+	// The words of RBAC name users, resources and groups, never a field of the object.
+	if strings.Contains(message, " is forbidden: User ") && !strings.Contains(message, "Invalid value") {
+		return message
+	}
+	message = maskQuoted(message, []string{ref.Name, ref.Namespace, ref.Kind})
 	for _, mark := range []string{"error found in #", "bigger context", "Invalid value: ", "; got ", ", got "} {
 		if i := strings.Index(message, mark); i >= 0 {
 			message = strings.TrimRight(message[:i], " ,;:[") + " (value left out)"
 		}
 	}
-	// The words of RBAC name users, resources and groups, never a field of the object.
-	if strings.Contains(message, " is forbidden: User ") {
-		return message
-	}
-	return maskQuoted(message, []string{ref.Name, ref.Namespace, ref.Kind})
+	return message
 }
 
+// maskQuoted leaves out quoted text but what is to be kept, and everything behind a quote that does not end.
 func maskQuoted(s string, keep []string) string {
-	return quotedText.ReplaceAllStringFunc(s, func(q string) string {
-		inner := q[1 : len(q)-1]
-		for _, k := range keep {
-			if k != "" && inner == k {
-				return q
-			}
+	var out strings.Builder
+	for s != "" {
+		at := quotedText.FindStringIndex(s)
+		open := strings.IndexAny(s, "\"`")
+		if open < 0 {
+			out.WriteString(s)
+			break
 		}
-		return "(value left out)"
-	})
+		if at == nil || open < at[0] {
+			out.WriteString(s[:open] + "(value left out)")
+			break
+		}
+		q := s[at[0]:at[1]]
+		out.WriteString(s[:at[0]])
+		if inner := q[1 : len(q)-1]; inner != "" && slices.Contains(keep, inner) {
+			out.WriteString(q)
+		} else {
+			out.WriteString("(value left out)")
+		}
+		s = s[at[1]:]
+	}
+	return out.String()
 }

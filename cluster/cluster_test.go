@@ -1,0 +1,513 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/internal/testkit"
+	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/plaintext"
+)
+
+// Cost follows change (DESIGN.md, section 7).
+func TestRequestsFollowChange(t *testing.T) {
+	w := newWorld(t)
+	set := w.objects(configMaps(50))
+	if _, done := w.run(set); len(done) != 50 {
+		t.Fatalf("applied %d objects", len(done))
+	}
+	if n := len(w.rec.take()); n > 2*50 {
+		t.Errorf("the first apply of 50 objects took %d requests", n)
+	}
+	p, done := w.run(set)
+	if p.Changed() || len(done) != 0 {
+		t.Errorf("the second run changes %v", done)
+	}
+	if seen := w.rec.take(); len(seen) != 0 {
+		t.Errorf("a run that changes nothing asked: %v", seen)
+	}
+	changed := w.objects(strings.Replace(configMaps(50), "cm-17}\ndata: {k: v}", "cm-17}\ndata: {k: w}", 1))
+	if _, done = w.run(changed); len(done) != 1 || done[0].ID.Name != "cm-17" || done[0].Action != manifest.Configured {
+		t.Errorf("one changed object of 50: %v", done)
+	}
+	if seen := w.rec.take(); len(seen) > 3 {
+		t.Errorf("one changed object of 50 took %v", seen)
+	}
+	t.Logf("objects in the view: %d", w.client.View().Len())
+}
+
+func TestRestartComparesInsteadOfWriting(t *testing.T) {
+	w := newWorld(t)
+	set := w.objects(configMaps(5) + "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {k: secret}\n")
+	w.run(set)
+	w.rec.take()
+	w.client = w.open(testkit.Cluster(t).Config, plaintext.NewKey([]byte("key of the test")))
+	if p, _ := w.run(set); p.Changed() {
+		t.Errorf("a restart changes %v", actions(p))
+	}
+	for _, r := range w.rec.take() {
+		if !strings.HasSuffix(r, " All") {
+			t.Errorf("a restart wrote: %s", r)
+		}
+	}
+	if w.run(set); len(w.rec.take()) != 0 {
+		t.Error("the run after the restart is not free")
+	}
+}
+
+func TestDriftIsSeenAndOnlyItIsRepaired(t *testing.T) {
+	w := newWorld(t)
+	set := w.objects(configMaps(3))
+	w.run(set)
+	maps := w.kube.CoreV1().ConfigMaps(w.ns)
+	if err := maps.Delete(t.Context(), "cm-01", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if e := w.event(Gone, "cm-01"); e.OwnerName != "app" || e.OwnerNamespace != w.ns {
+		t.Errorf("the event names the owner %s/%s", e.OwnerNamespace, e.OwnerName)
+	}
+	if _, done := w.run(set); len(done) != 1 || done[0].Action != manifest.Created {
+		t.Errorf("after a deletion: %v", done)
+	}
+	_, err := maps.Patch(t.Context(), "cm-02", types.MergePatchType, []byte(`{"data":{"k":"edited"}}`), metav1.PatchOptions{FieldManager: "somebody"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.event(Drifted, "cm-02")
+	if _, done := w.run(set); len(done) != 1 || done[0].ID.Name != "cm-02" || done[0].Action != manifest.Configured {
+		t.Errorf("after an edit: %v", done)
+	}
+	if cm, err := maps.Get(t.Context(), "cm-02", metav1.GetOptions{}); err != nil || cm.Data["k"] != "v" {
+		t.Errorf("the edit stays: %v %v", cm.Data, err)
+	}
+	// What others add beside our fields is theirs.
+	if _, err = maps.Patch(t.Context(), "cm-02", types.MergePatchType, []byte(`{"data":{"other":"theirs"}}`), metav1.PatchOptions{FieldManager: "somebody"}); err != nil {
+		t.Fatal(err)
+	}
+	w.rec.take()
+	if p, _ := w.run(set); p.Changed() {
+		t.Error("a foreign field is taken for drift")
+	}
+}
+
+func TestLostOwnerLabelIsRestored(t *testing.T) {
+	w := newWorld(t)
+	set := w.objects(configMaps(1))
+	w.run(set)
+	patch := `{"metadata":{"labels":{"` + markerPrefix + `name":null}}}`
+	if _, err := w.kube.CoreV1().ConfigMaps(w.ns).Patch(t.Context(), "cm-00", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.event(Gone, "cm-00")
+	if _, done := w.run(set); len(done) != 1 || done[0].Action != manifest.Configured {
+		t.Errorf("%v", done)
+	}
+}
+
+func TestKubectlIsOverridden(t *testing.T) {
+	for name, tc := range map[string]struct {
+		marker string
+		stays  bool
+	}{"by default": {"", false}, "not with ssa Merge": {"annotations: {" + markerPrefix + "ssa: Merge}", true}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			set := w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cm, " + tc.marker + "}\ndata: {k: v}\n")
+			w.run(set)
+			maps := w.kube.CoreV1().ConfigMaps(w.ns)
+			if _, err := maps.Patch(t.Context(), "cm", types.MergePatchType, []byte(`{"data":{"added":"x"}}`), metav1.PatchOptions{FieldManager: "kubectl-edit"}); err != nil {
+				t.Fatal(err)
+			}
+			if !tc.stays {
+				w.event(Drifted, "cm")
+			} else {
+				w.until("the view sees the edit", func() bool {
+					e, _ := w.look("ConfigMap", "cm")
+					cm, err := maps.Get(t.Context(), "cm", metav1.GetOptions{})
+					return err == nil && strconv.FormatUint(e.version, 10) == cm.ResourceVersion
+				})
+			}
+			w.run(set)
+			cm, err := maps.Get(t.Context(), "cm", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, there := cm.Data["added"]; there != tc.stays {
+				t.Errorf("what kubectl added: %v", cm.Data)
+			}
+			w.rec.take()
+			if p, _ := w.run(set); p.Changed() || len(w.rec.take()) != 0 {
+				t.Error("it does not come to rest")
+			}
+		})
+	}
+}
+
+// A cluster that kubectl apply filled is taken over without creating anything anew.
+func TestAdoptsWhatKubectlApplied(t *testing.T) {
+	w := newWorld(t)
+	body := `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"cm","namespace":"` + w.ns + `","annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{}"}},"data":{"k":"v","old":"x"}}`
+	if err := w.kube.CoreV1().RESTClient().Post().Namespace(w.ns).Resource("configmaps").Param("fieldManager", "kubectl-client-side-apply").Body([]byte(body)).Do(t.Context()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := w.kube.CoreV1().ConfigMaps(w.ns).Get(t.Context(), "cm", metav1.GetOptions{})
+	set := w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cm}\ndata: {k: v}\n")
+	if _, done := w.run(set); len(done) != 1 || done[0].Action != manifest.Configured {
+		t.Fatalf("%v", done)
+	}
+	cm, err := w.kube.CoreV1().ConfigMaps(w.ns).Get(t.Context(), "cm", metav1.GetOptions{})
+	if err != nil || cm.UID != before.UID {
+		t.Fatalf("it was made anew: %v", err)
+	}
+	if diff := cmp.Diff(map[string]string{"k": "v"}, cm.Data); diff != "" || len(cm.Annotations) != 0 || len(cm.ManagedFields) != 1 {
+		t.Errorf("%s annotations %v, managers %v", diff, cm.Annotations, cm.ManagedFields)
+	}
+	w.rec.take()
+	if p, _ := w.run(set); p.Changed() || len(w.rec.take()) != 0 {
+		t.Error("it does not come to rest")
+	}
+}
+
+func TestTenantWithoutRightsWritesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.grant = w.tenant("norights-"+w.ns, nil, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"*"}})
+	set := w.resolve(w.objects(configMaps(2) + "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {k: secretsecret}\n"))
+	_, err := w.client.Plan(t.Context(), w.grant, w.owner, set, nil)
+	kindOf(t, err, fault.Denied)
+	if !strings.Contains(err.Error(), "Secret/"+w.ns+"/s (app.yaml:") || strings.Contains(err.Error(), "secretsecret") {
+		t.Errorf("the error is %q", err)
+	}
+	list, err := w.kube.CoreV1().ConfigMaps(w.ns).List(t.Context(), metav1.ListOptions{LabelSelector: markerPrefix + "name"})
+	if err != nil || len(list.Items) != 0 {
+		t.Errorf("something was written: %d %v", len(list.Items), err)
+	}
+	if _, err := w.client.as(tenantless()); fault.KindOf(err) != fault.Denied {
+		t.Errorf("a grant without a user acts: %v", err)
+	}
+}
+
+func TestT16_ScopeComesFromDiscovery(t *testing.T) {
+	w := newWorld(t)
+	grant := w.tenant("scopes-"+w.ns, nil)
+	_, err := w.client.Resolve(t.Context(), grant, w.objects(`
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: evil, namespace: ${NS}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: a, namespace: kube-system}
+---
+apiVersion: example.org/v1
+kind: Nothing
+metadata: {name: a}
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: nodes.example.org}
+spec: {group: "", names: {kind: Node, plural: nodes}, scope: Namespaced, versions: [{name: v1, served: true}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n}
+`))
+	var kinds []string
+	for _, f := range fault.All(err) {
+		kinds = append(kinds, f.Kind.String()+" "+f.Ref.Kind)
+	}
+	want := []string{"Denied ClusterRole", "Denied ConfigMap", "NotFound Nothing", "Denied CustomResourceDefinition", "Denied Node"}
+	if diff := cmp.Diff(want, kinds); diff != "" {
+		t.Errorf("refusals:\n%s\n%v", diff, err)
+	}
+	allowed := w.tenant("allowed-"+w.ns, []string{"ClusterRole.rbac.authorization.k8s.io"})
+	set, err := w.client.Resolve(t.Context(), allowed, w.objects("apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: x, namespace: ${NS}}\n---\n"+configMaps(1)))
+	if err != nil || set[0].Namespace() != "" || set[1].Namespace() != w.ns {
+		t.Errorf("resolved %v %v", set, err)
+	}
+}
+
+func TestNamespaceAndDefinitionOfTheSameSet(t *testing.T) {
+	w := newWorld(t)
+	other := w.ns + "-made"
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		_ = w.kube.CoreV1().Namespaces().Delete(ctx, other, metav1.DeleteOptions{})
+	})
+	group := w.ns + ".example.org"
+	set := w.objects(`
+apiVersion: ` + group + `/v1
+kind: Boat
+metadata: {name: b}
+spec: {sails: 3}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: cm, namespace: ` + other + `}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: ` + other + `}
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: boats.` + group + `}
+spec:
+  group: ` + group + `
+  names: {kind: Boat, plural: boats}
+  scope: Namespaced
+  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
+`)
+	p := w.plan(set)
+	var order []string
+	for _, s := range p.Steps {
+		order = append(order, s.Object.Kind()+" "+string(s.Action))
+	}
+	want := []string{"CustomResourceDefinition created", "Namespace created", "ConfigMap created", "Boat created"}
+	if diff := cmp.Diff(want, order); diff != "" {
+		t.Fatal(diff)
+	}
+	var staged []int
+	done, err := w.client.Apply(t.Context(), w.grant, p, func(_ context.Context, stage int) error {
+		staged = append(staged, stage)
+		return nil
+	})
+	if err != nil || len(done) != 4 {
+		t.Fatalf("%v %v", done, err)
+	}
+	if diff := cmp.Diff([]int{0, 1, 2, 3}, staged); diff != "" {
+		t.Error(diff)
+	}
+	w.rec.take()
+	if p := w.plan(set); p.Changed() || len(w.rec.take()) != 0 {
+		t.Errorf("the second run plans %v", actions(p))
+	}
+}
+
+func TestMissingNamespaceAndInvalidFields(t *testing.T) {
+	w := newWorld(t)
+	canary := testkit.NewCanary()
+	plan := func(text string) error {
+		_, err := w.client.Plan(t.Context(), w.grant, w.owner, w.resolve(w.objects(text)), nil)
+		return err
+	}
+	err := plan("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: nowhere}\n")
+	kindOf(t, err, fault.NotFound)
+	err = plan(`
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: a, labels: {x: 'bad ` + canary.String() + `'}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: a}
+spec: {replicas: '` + canary.String() + `'}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec: {type: '` + canary.String() + `', ports: [{port: 99999999}]}
+---
+apiVersion: v1
+kind: Secret
+type: kubernetes.io/tls
+metadata: {name: a}
+stringData: {tls.crt: '` + canary.String() + `', 'bad key': '` + canary.String() + `'}
+`)
+	kindOf(t, err, fault.Invalid)
+	if found := canary.FindIn(err.Error()); len(found) > 0 {
+		t.Errorf("the error shows values: %v", found)
+	}
+	for _, part := range []string{"metadata.labels: invalid value: a valid label", "spec.replicas: expected numeric", "spec.ports[0].port: invalid value: must be between 1 and 65535", "Secret/" + w.ns + "/a"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("missing %q in\n%v", part, err)
+		}
+	}
+}
+
+func TestPruneGuards(t *testing.T) {
+	w := newWorld(t)
+	names := []string{"plain", "kept", "disabled", "foreign", "unlabelled", "gone"}
+	var text strings.Builder
+	for _, n := range names {
+		text.WriteString("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + n + "}\n---\n")
+	}
+	p, _ := w.run(w.objects(text.String()))
+	maps := w.kube.CoreV1().ConfigMaps(w.ns)
+	patch := func(name, body string) {
+		t.Helper()
+		if _, err := maps.Patch(t.Context(), name, types.MergePatchType, []byte(body), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	patch("kept", `{"metadata":{"annotations":{"`+markerPrefix+`prune":"Disabled"}}}`)
+	patch("disabled", `{"metadata":{"labels":{"`+markerPrefix+`reconcile":"disabled"}}}`)
+	patch("foreign", `{"metadata":{"labels":{"`+markerPrefix+`name":"other"}}}`)
+	patch("unlabelled", `{"metadata":{"labels":{"`+markerPrefix+`name":null}}}`)
+	if err := maps.Delete(t.Context(), "gone", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	next := w.plan(w.objects(configMaps(1)), p.Union...)
+	if len(next.Prune) != len(names) || len(next.Union) != len(names)+1 || next.Union[0].Name != "cm-00" {
+		t.Fatalf("prune %v, union %v", next.Prune, next.Union)
+	}
+	deleted, survivors, err := w.client.Prune(t.Context(), w.grant, next)
+	if err != nil || len(survivors) != 0 || len(deleted) != 1 || deleted[0].ID.Name != "plain" {
+		t.Errorf("deleted %v, survivors %v, error %v", deleted, survivors, err)
+	}
+	for _, n := range []string{"kept", "disabled", "foreign", "unlabelled"} {
+		if _, err := maps.Get(t.Context(), n, metav1.GetOptions{}); err != nil {
+			t.Errorf("%s: %v", n, err)
+		}
+	}
+	if _, err := maps.Get(t.Context(), "plain", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("plain is still there: %v", err)
+	}
+}
+
+// An error never deletes, and never lets go of what it could not delete.
+func TestPruneKeepsWhatItMayNotRead(t *testing.T) {
+	w := newWorld(t)
+	p, _ := w.run(w.objects(configMaps(2)))
+	next := w.plan(nil, p.Union...)
+	grant := w.tenant("blind-"+w.ns, nil)
+	deleted, survivors, err := w.client.Prune(t.Context(), grant, next)
+	if len(deleted) != 0 || len(survivors) != 2 {
+		t.Errorf("deleted %v, survivors %v", deleted, survivors)
+	}
+	kindOf(t, err, fault.Denied)
+	unknown := manifest.Plan{Owner: w.owner, Prune: []manifest.ID{{Namespace: w.ns, Name: "../../secrets/x", Kind: "ConfigMap", Version: "v1"}}}
+	if _, survivors, err := w.client.Prune(t.Context(), w.grant, unknown); len(survivors) != 1 || err == nil {
+		t.Errorf("a name that leaves its path: %v %v", survivors, err)
+	}
+}
+
+func TestMarkers(t *testing.T) {
+	w := newWorld(t)
+	set := w.objects(`
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: once, annotations: {` + markerPrefix + `ssa: IfNotPresent}}
+data: {k: v}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: never, annotations: {` + markerPrefix + `reconcile: disabled}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: live}
+data: {k: v}
+`)
+	if _, done := w.run(set); len(done) != 2 {
+		t.Fatalf("%v", done)
+	}
+	maps := w.kube.CoreV1().ConfigMaps(w.ns)
+	for name, patch := range map[string]string{"once": `{"data":{"k":"theirs"}}`, "live": `{"data":{"k":"theirs"},"metadata":{"annotations":{"` + markerPrefix + `reconcile":"disabled"}}}`} {
+		if _, err := maps.Patch(t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		w.event(Drifted, name)
+	}
+	p, done := w.run(set)
+	if len(done) != 0 || actions(p)[manifest.Skipped] != 3 {
+		t.Errorf("%v %v", done, actions(p))
+	}
+}
+
+func TestHealth(t *testing.T) {
+	w := newWorld(t)
+	w.until("pods may be made", func() bool {
+		_, err := w.kube.CoreV1().ServiceAccounts(w.ns).Get(t.Context(), "default", metav1.GetOptions{})
+		return err == nil
+	})
+	p, _ := w.run(w.objects(`
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec: {containers: [{name: c, image: x}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c}
+`))
+	w.rec.take()
+	ids := append(p.Union, manifest.ID{Namespace: w.ns, Name: "absent", Kind: "ConfigMap", Version: "v1"})
+	got, err := w.client.Unready(t.Context(), w.grant, ids)
+	if err != nil || len(got) != 2 || got[0].Status != "InProgress" || got[1].Status != "NotFound" {
+		t.Fatalf("%v %v", got, err)
+	}
+	if seen := w.rec.take(); len(seen) != 1 {
+		t.Errorf("health of what the view knows was asked for: %v", seen)
+	}
+	status := `{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}],"containerStatuses":[{"name":"c","ready":true,"image":"x","imageID":"","restartCount":0}]}}`
+	if _, err := w.kube.CoreV1().Pods(w.ns).Patch(t.Context(), "p", types.StrategicMergePatchType, []byte(status), metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	w.event(Health, "p")
+	w.until("the pod is healthy", func() bool {
+		got, err := w.client.Unready(t.Context(), w.grant, p.Union)
+		return err == nil && len(got) == 0
+	})
+	if p := w.plan(w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n")); p.Changed() {
+		t.Error("a status is taken for drift")
+	}
+}
+
+func TestViewThatMayNotWatchReadsAsTheTenant(t *testing.T) {
+	w := newWorld(t)
+	// A controller that may impersonate and discover, and nothing else.
+	user := "blind-controller-" + w.ns
+	_, err := w.kube.RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"users", "serviceaccounts"}, Verbs: []string{"impersonate"}}}}, metav1.CreateOptions{})
+	if err == nil {
+		_, err = w.kube.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: user}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: user}, Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: w.ns, Name: "default"}}}, metav1.CreateOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.until("the service account exists", func() bool {
+		_, err := w.kube.CoreV1().ServiceAccounts(w.ns).Get(t.Context(), "default", metav1.GetOptions{})
+		return err == nil
+	})
+	token, err := w.client.Token(t.Context(), w.ns, "default", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := *testkit.Cluster(t).Config
+	config.CertData, config.KeyData, config.CertFile, config.KeyFile = nil, nil, "", ""
+	config.BearerToken = string(token.Reveal())
+	w.client = w.open(&config, plaintext.NewKey([]byte("k")))
+	set := w.objects(configMaps(2))
+	w.run(set)
+	if d := w.client.View().Degraded(); len(d) != 1 {
+		t.Errorf("degraded: %v", d)
+	}
+	w.rec.take()
+	p := w.plan(set)
+	if seen := w.rec.take(); p.Changed() || len(seen) != 2 {
+		t.Errorf("plans %v with %v", actions(p), seen)
+	}
+}
+
+func TestApplyStopsAndTellsWhatItDid(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan(w.objects(configMaps(1) + "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}]}\n"))
+	stop := errors.New("stop")
+	done, err := w.client.Apply(t.Context(), w.grant, p, func(_ context.Context, stage int) error {
+		if stage == stageOwners {
+			return stop
+		}
+		return nil
+	})
+	if !errors.Is(err, stop) || len(done) != 1 || done[0].ID.Kind != "ConfigMap" {
+		t.Errorf("%v %v", done, err)
+	}
+}
