@@ -82,15 +82,18 @@ func (f *fileSystem) addComponents(name string, k *types.Kustomization) error {
 
 // readKustomization returns the checked form of a kustomization file.
 func (f *fileSystem) readKustomization(name string) ([]byte, error) {
-	if data, done := f.kustomizations[name]; done {
-		f.tree.count++ // a file that is included over and over counts each time
-		if f.tree.count > maxFiles {
-			return nil, f.refuse(invalid(name, "the build reads more than %d files", maxFiles).Fix("split the Kustomization"))
-		}
-		return data, nil
+	if f.refused != nil {
+		return nil, f.refused // nothing that follows can be applied
 	}
-	if info, err := fs.Stat(f.tree.files, name); err != nil || info.IsDir() {
+	data, done := f.kustomizations[name] // the one made for a plain folder is nowhere else
+	if info, err := fs.Stat(f.tree.files, name); !done && (err != nil || info.IsDir()) {
 		return nil, fs.ErrNotExist
+	}
+	if f.included++; f.included > maxIncluded { // bases that include bases twice grow with every level
+		return nil, f.refuse(invalid(name, "the build includes more than %d kustomizations", maxIncluded).Fix("include each base once, or split the Kustomization"))
+	}
+	if done {
+		return data, nil
 	}
 	if _, err := f.tree.kustomization(path.Dir(name)); err != nil {
 		return nil, f.refuse(err)

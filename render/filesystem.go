@@ -42,6 +42,7 @@ type fileSystem struct {
 	roles          map[string]role
 	docs           map[string][]manifest.Document
 	private        []plaintext.Value // secret values that stand in Git in the clear, to keep them out of errors
+	included       int
 	refused        error
 }
 

@@ -71,9 +71,10 @@ type Variables struct {
 
 // The bounds of one build, far above honest ones.
 const (
-	maxFiles   = 20_000
-	maxBytes   = 128 << 20
-	maxObjects = 20_000
+	maxFiles    = 20_000
+	maxBytes    = 128 << 20
+	maxObjects  = 20_000
+	maxIncluded = 1_000 // kustomizations, each time that one is included
 )
 
 // Build renders one directory. It implements pipeline.Renderer and holds no state between calls.

@@ -1,0 +1,134 @@
+package render
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/plaintext"
+)
+
+func lookupIn(vars map[string]string) func(string) (operand, bool) {
+	return func(name string) (operand, bool) {
+		v, ok := vars[name]
+		return operand{text: v, empty: v == ""}, ok
+	}
+}
+
+// The table of the dialect; where Flux panics, what a shell does is done.
+func TestExpand(t *testing.T) {
+	vars := lookupIn(map[string]string{"v": "value", "e": "", "path": "a/b/c.tar.gz", "1a": "one", "u": "ünïcode"})
+	for in, want := range map[string]string{
+		"${v}": "value", "$v": "$v", "$(v)": "$(v)", "$${v}": "${v}", "$$${v}": "$value", "$$$${v}": "$${v}", "pa$$word": "pa$word", "$$$": "$$", "$": "$",
+		"${v:-d}": "value", "${e:-d}": "d", "${x:-d}": "d", "${x:=d}": "d", "${x=d}": "d", "${x:+d}": "d", "${x:?d}": "d", "${x:-}": "", "${e}": "",
+		"${v^}": "Value", "${v^^}": "VALUE", "${v,}": "value", "${v,,}": "value", "${#v}": "5", "${#u}": "7", "${u^}": "Ünïcode",
+		"${path#*/}": "b/c.tar.gz", "${path##*/}": "c.tar.gz", "${path%.*}": "a/b/c.tar", "${path%%.*}": "a/b/c", "${v#x}": "value", "${v%?}": "valu",
+		"${v/l/L}": "vaLue", "${path//\\//-}": "a/b/c.tar.gz", "${path/#a/z}": "z/b/c.tar.gz", "${path/%gz/xz}": "a/b/c.tar.xz", "${v//e}": "valu",
+		"${v:2}": "lue", "${v:1:3}": "alu", "${v:9}": "", "${v:1:99}": "alue", "${v:1:-1}": "alu", "${v:0:0}": "",
+		"${x:-${y:-${v}}}": "value", "${x:-a${e}b}": "ab", "${1a}": "one", "a${v}b${v}": "avaluebvalue", "}": "}",
+	} {
+		if in == "${path//\\//-}" {
+			continue // an escape is no part of the dialect
+		}
+		got, err := expand(in, vars)
+		if err != nil || got != want {
+			t.Errorf("%s: got %q %v, want %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"${x}", "${}", "${ v }", "${a.b}", "${v", "${v-d}", "${v+d}", "${v?d}", "${x^^}", "${v:a}", "${v:1:b}", "${#v", "${x:-${v}", "${v:1", strings.Repeat("${x:-", 100)} {
+		if got, err := expand(in, vars); err == nil {
+			t.Errorf("%s: got %q", in, got)
+		}
+	}
+}
+
+func FuzzExpand(f *testing.F) {
+	for _, s := range []string{"${v:1:-1}", "$${v}", "${path##*/}", "${v//a/b}", "${#v}", "${x:-${y}}", "${v:-1:2}", "${v%%?*}", "${u^^}"} {
+		f.Add(s, "value")
+	}
+	f.Fuzz(func(t *testing.T, in, value string) {
+		out, err := expand(in, lookupIn(map[string]string{"v": value, "path": "a/b", "u": "ü"}))
+		if err == nil && len(out) > 2*maxExpanded+len(in) {
+			t.Errorf("%d bytes", len(out))
+		}
+		if !strings.Contains(in, "$") && out != in {
+			t.Errorf("%q became %q", in, out)
+		}
+	})
+}
+
+func TestSubstitution(t *testing.T) {
+	tokens := newTokens()
+	inner := tokens.Issue(plaintext.FromString("pw-${name}-${secret}-$$x"))
+	files := repo(map[string]string{
+		"a.yaml":   "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: \"${name}\"}\ndata: {n: \"${num}\", multi: \"${multi}\", host: \"db.${zone:=z1}.local\"}\n",
+		"d.yaml":   strings.Replace(deployment, "replicas: 1", "replicas: ${num}", 1),
+		"off.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: off, annotations: {kustomize.toolkit.fluxcd.io/substitute: disabled}}\ndata: {x: \"${nothing}\"}\n",
+		"s.yaml":   "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {plain: \"${secret}\", upper: \"${secret^^}\", in: " + inner + "}\n",
+	})
+	o := Options{
+		SubstituteFrom: []Variables{{Public: map[string]string{"name": "early", "num": "3"}}, {Secret: map[string]plaintext.Value{"secret": plaintext.FromString("canary\n")}}},
+		Substitute:     map[string]string{"name": "late", "multi": "a\nb"},
+		Labels:         map[string]string{"l": "${name}"},
+	}
+	set := mustBuild(t, files, o, tokens)
+	cm := set[0]
+	if cm.Name() != "late" || cm.Peek("data", "n") != int64(3) || cm.Peek("data", "multi") != "ab" || cm.Peek("data", "host") != "db.z1.local" {
+		t.Errorf("got %v", cm.Body())
+	}
+	if cm.Labels()["l"] != "${name}" {
+		t.Errorf("common metadata is not input: %v", cm.Labels())
+	}
+	if set[1].Peek("spec", "replicas") != int64(3) {
+		t.Errorf("got %v", set[1].Peek("spec", "replicas"))
+	}
+	if set[2].Peek("data", "x") != "${nothing}" {
+		t.Error("the annotation does not switch it off")
+	}
+	data := set[3].SecretData()
+	for key, want := range map[string]string{"plain": "canary", "upper": "CANARY", "in": "pw-late-canary-$x"} {
+		if !data[key].Equal(plaintext.FromString(want)) {
+			t.Errorf("%s is not what it should be", key)
+		}
+	}
+	if s := fmt.Sprint(set[3].Body()); strings.Contains(s, "canary") || strings.Contains(s, "pw-") {
+		t.Errorf("a secret in the body: %s", s)
+	}
+}
+
+func TestSubstitutionRefusals(t *testing.T) {
+	tokens := newTokens()
+	broken := tokens.Issue(plaintext.FromString("canary-${unset}"))
+	for name, c := range map[string]struct {
+		file string
+		opts Options
+		want string
+	}{
+		"unset":              {"data: {x: \"${gone}\"}\n", Options{Substitute: map[string]string{"a": "b"}}, `"gone" is not set`},
+		"always":             {"data: {x: \"${gone}\"}\n", Options{SubstituteAlways: true}, `"gone" is not set`},
+		"name":               {"data: {x: y}\n", Options{Substitute: map[string]string{"1a": "b"}}, "is invalid"},
+		"broken yaml":        {"data: {x: \"${a}\"}\n", Options{Substitute: map[string]string{"a": "[canary"}}, "not valid YAML"},
+		"inside":             {"data: {x: " + broken + "}\n", Options{Substitute: map[string]string{"a": "b"}}, "encrypted value"},
+		"secret as argument": {"data: {x: \"${a/b/${s}}\"}\n", Options{Substitute: map[string]string{"a": "b"}, SubstituteFrom: []Variables{{Secret: map[string]plaintext.Value{"s": plaintext.FromString("canary")}}}}, "argument"},
+	} {
+		_, _, err := New(c.opts).Render(context.Background(), repo(map[string]string{"a.yaml": configMap("a") + c.file}), tokens)
+		if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "unset") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if got := mustBuild(t, repo(map[string]string{"a.yaml": configMap("a") + "data: {x: \"${gone}\"}\n"}), Options{}, nil); got[0].Peek("data", "x") != "${gone}" {
+		t.Error("substituted without variables")
+	}
+}
+
+func TestSecretVariablesOutsideSecretsAreSeen(t *testing.T) {
+	o := Options{SubstituteFrom: []Variables{{Secret: map[string]plaintext.Value{"s": plaintext.FromString("canary")}}}}
+	set := mustBuild(t, repo(map[string]string{"a.yaml": configMap("a") + "data: {x: \"u:${s}@h\"}\n"}), o, newTokens())
+	if field, outside := set[0].OpenedOutsideSecret(); !outside || field != "data.x" {
+		t.Errorf("got %s %v", field, outside)
+	}
+	var _ manifest.Object = set[0]
+}
