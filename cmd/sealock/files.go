@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -34,9 +35,6 @@ func renderDir(ctx context.Context, dir string) ([]manifest.Object, error) {
 	set, _, err := render.New(render.Options{Dir: below}).Render(ctx, &maskedFS{disk.FS(), tokens}, tokens)
 	if err != nil {
 		return nil, err
-	}
-	for i, o := range set {
-		set[i] = o.Edit(func(body map[string]any) { delete(body, "sops") })
 	}
 	return set, nil
 }
@@ -73,8 +71,37 @@ type maskedFS struct {
 	tokens *plaintext.Tokens
 }
 
-// ciphertext is one value as sops writes it.
-var ciphertext = regexp.MustCompile(`ENC\[[A-Z0-9_]+,data:[^\]]*\]`) //nolint:gochecknoglobals // a constant
+// What sops writes into a file: values, and its own metadata in YAML and in dotenv files.
+var (
+	ciphertext   = regexp.MustCompile(`ENC\[[A-Z0-9_]+,data:[^\]]*\]`)                 //nolint:gochecknoglobals // a constant
+	sopsBlock    = regexp.MustCompile(`(?m)^sops:[ \t]*\r?\n(?:[ \t]+.*\r?\n|\r?\n)*`) //nolint:gochecknoglobals // a constant
+	sopsVariable = regexp.MustCompile(`(?m)^sops_\w+=.*$`)                             //nolint:gochecknoglobals // a constant
+)
+
+// mask returns the text of an encrypted file as that of one which was opened, lines where they were.
+func (m *maskedFS) mask(name string, text []byte) []byte {
+	secret := []byte(m.tokens.Issue(plaintext.Value{}))
+	token := func([]byte) []byte { return secret }
+	switch path.Ext(name) {
+	case ".yaml", ".yml":
+		text = sopsBlock.ReplaceAllFunc(text, func(block []byte) []byte { return bytes.Repeat([]byte("\n"), bytes.Count(block, []byte("\n"))) })
+		return ciphertext.ReplaceAllFunc(text, token)
+	case ".json":
+		var body map[string]json.RawMessage
+		if json.Unmarshal(text, &body) != nil {
+			return secret
+		}
+		delete(body, "sops")
+		text, err := json.Marshal(body)
+		if err != nil {
+			return secret
+		}
+		return ciphertext.ReplaceAllFunc(text, token)
+	case ".env":
+		return ciphertext.ReplaceAllFunc(sopsVariable.ReplaceAll(text, nil), token)
+	}
+	return secret // a generator takes it whole
+}
 
 func (m *maskedFS) Open(name string) (fs.File, error) {
 	file, err := m.FS.Open(name)
@@ -90,7 +117,7 @@ func (m *maskedFS) Open(name string) (fs.File, error) {
 		return nil, err
 	}
 	if decrypt.Encrypted(name, text) {
-		text = ciphertext.ReplaceAllFunc(text, func([]byte) []byte { return []byte(m.tokens.Issue(plaintext.Value{})) })
+		text = m.mask(name, text)
 	}
 	return &maskedFile{Reader: bytes.NewReader(text), info: maskedInfo{info, int64(len(text))}}, nil
 }

@@ -15,7 +15,7 @@ import (
 	"sealock.dev/sealock/internal/testkit"
 )
 
-func TestMain(m *testing.M) { os.Exit(testkit.Main(m, "--without=vault,git")) }
+func TestMain(m *testing.M) { os.Exit(testkit.Main(m)) }
 
 // sealock runs one command line, without input.
 func sealock(t *testing.T, args ...string) (code int, stdout, stderr string) {
