@@ -138,7 +138,7 @@ func TestMetricsAndProbes(t *testing.T) {
 // TestRestart runs alone, in a world of its own: a graceful stop ends with 0 and gives the lease back; a start with
 // nothing changed writes nothing; a kill -9 in the middle of work converges.
 func TestRestart(t *testing.T) {
-	own := *world
+	own := world
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
@@ -152,7 +152,7 @@ func TestRestart(t *testing.T) {
 		}
 	}()
 	world = w
-	defer func() { world = &own }()
+	defer func() { world = own }()
 	tm := newTeam(t, "restart")
 	tm.ok(tm.VaultPut(tm.ctx, "tenants/restart/db", map[string]any{"user": "u", "password": "p"}))
 	files := map[string]string{
