@@ -116,12 +116,21 @@ func (w *weaver) weave(body, tree any, path []string) (any, error) {
 		return w.token(t, path)
 	case sops.Comment:
 		return nil, w.damaged(path)
+	case string:
+		// sops leaves empty strings as they are. Here they are opened ones too, or the Secret would count as plain.
+		if t == "" && w.inPayload(path) {
+			return w.tokens.Issue(plaintext.Value{}), nil
+		}
 	}
 	return body, nil
 }
 
 func (w *weaver) damaged(path []string) error {
 	return w.file.fail(fault.Denied, "the file was changed after it was encrypted").At(strings.Join(path, ".")).Fix("restore the file")
+}
+
+func (w *weaver) inPayload(path []string) bool {
+	return w.secret && (path[0] == "data" || path[0] == "stringData")
 }
 
 func (w *weaver) token(text []byte, path []string) (any, error) {
@@ -132,7 +141,7 @@ func (w *weaver) token(text []byte, path []string) (any, error) {
 		return nil, w.file.fail(fault.Invalid, "what identifies an object is encrypted").At(field).
 			Fix("encrypt with encrypted_regex: ^(data|stringData)$")
 	}
-	if w.secret && (path[0] == "data" || path[0] == "stringData") && typ != "str" {
+	if w.inPayload(path) && typ != "str" {
 		return nil, w.file.fail(fault.Invalid, "the encrypted value is of type %s; a Secret holds strings", typ).At(field).
 			Fix("quote it and encrypt the file again")
 	}

@@ -231,6 +231,15 @@ func (c *checker) sources(field string, s *types.KvPairSources) {
 		}
 		s.FileSources[i] = key + "=" + c.path(field+".files", file, asData)
 	}
+	if field == "secretGenerator" {
+		for _, entry := range append(append(slices.Clone(s.FileSources), s.EnvSources...), s.EnvSource) {
+			_, file, named := strings.Cut(entry, "=")
+			if !named {
+				file = entry
+			}
+			c.f.confidential[path.Join(c.dir, file)] = true
+		}
+	}
 	for i := range s.EnvSources {
 		s.EnvSources[i] = c.path(field+".envs", s.EnvSources[i], asData)
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/filesys"
@@ -16,6 +17,9 @@ import (
 
 // mount is where the repository stands in the paths that kustomize sees. Nothing stands beside it.
 const mount = "/repository"
+
+// ciphertext is the MAC of a SOPS file in any of its formats.
+var ciphertext = regexp.MustCompile(`(?m)^\s*(sops_)?"?mac"?\s*[:=]\s*"?ENC\[AES256_GCM,|"mac":\s*"ENC\[AES256_GCM,`) //nolint:gochecknoglobals // a constant
 
 // role says how kustomize reads a file.
 type role int
@@ -40,6 +44,7 @@ type fileSystem struct {
 
 	kustomizations map[string][]byte // checked, by name of the file
 	roles          map[string]role
+	confidential   map[string]bool // files of a secretGenerator
 	docs           map[string][]manifest.Document
 	private        []plaintext.Value // secret values that stand in Git in the clear, to keep them out of errors
 	included       int
@@ -49,7 +54,7 @@ type fileSystem struct {
 var _ filesys.FileSystem = (*fileSystem)(nil)
 
 func newFileSystem(t *tree, opts Options, dir string) *fileSystem {
-	return &fileSystem{tree: t, opts: opts, dir: dir, kustomizations: map[string][]byte{}, roles: map[string]role{}, docs: map[string][]manifest.Document{}}
+	return &fileSystem{tree: t, opts: opts, dir: dir, kustomizations: map[string][]byte{}, roles: map[string]role{}, confidential: map[string]bool{}, docs: map[string][]manifest.Document{}}
 }
 
 // inside returns the name in the repository of a path that kustomize asks for.
@@ -98,6 +103,12 @@ func (f *fileSystem) ReadFile(p string) ([]byte, error) {
 
 // inspect bounds a file and, for resources, checks it in the words that a plain folder gets.
 func (f *fileSystem) inspect(name string, data []byte) error {
+	if f.confidential[name] {
+		if ciphertext.Match(data) {
+			return invalid(name, "the file of a secretGenerator is SOPS encrypted").Fix("set spec.decryption of the Kustomization")
+		}
+		f.private = append(f.private, plaintext.New(data))
+	}
 	switch f.roles[name] {
 	case asData:
 		return nil

@@ -285,6 +285,10 @@ func TestBadInputIsNamed(t *testing.T) {
 		{"twice", map[string]string{"kustomization.yaml": "resources: [a.yaml, b.yaml]\n", "a.yaml": configMap("a"), "b.yaml": configMap("a")}, Options{}, fault.Invalid, "already registered"},
 		{"encrypted", map[string]string{"a.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {k: ENC}\nsops: {mac: x}\n"}, Options{}, fault.Invalid, "is SOPS encrypted; set spec.decryption"},
 		{"encrypted, kustomize", k("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {k: ENC}\nsops: {mac: x}\n"), Options{}, fault.Invalid, "is SOPS encrypted; set spec.decryption"},
+		{"encrypted file, yaml", map[string]string{"kustomization.yaml": "secretGenerator: [{name: x, files: [k=f]}]\n", "f": "a: b\nsops:\n    mac: ENC[AES256_GCM,data:x]\n"}, Options{}, fault.Invalid, "is SOPS encrypted; set spec.decryption"},
+		{"encrypted file, json", map[string]string{"kustomization.yaml": "secretGenerator: [{name: x, files: [f]}]\n", "f": `{"data":"x","sops":{"mac":"ENC[AES256_GCM,data:x]"}}`}, Options{}, fault.Invalid, "is SOPS encrypted; set spec.decryption"},
+		{"encrypted file, env", map[string]string{"kustomization.yaml": "secretGenerator: [{name: x, envs: [f]}]\n", "f": "A=b\nsops_mac=ENC[AES256_GCM,data:x]\n"}, Options{}, fault.Invalid, "is SOPS encrypted; set spec.decryption"},
+		{"encrypted file, ini", map[string]string{"kustomization.yaml": "secretGenerator: [{name: x, files: [f]}]\n", "f": "[sops]\nmac = ENC[AES256_GCM,data:x]\n"}, Options{}, fault.Invalid, "is SOPS encrypted; set spec.decryption"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _, err := build(repo(c.files), c.opts, newTokens())
@@ -300,157 +304,6 @@ func TestBadInputIsNamed(t *testing.T) {
 				t.Errorf("shows too much: %v", err)
 			}
 		})
-	}
-}
-
-// No URL form may reach kustomize, which would start git or fetch it.
-func TestT21_RemoteBasesAreRefused(t *testing.T) {
-	t.Setenv("PATH", t.TempDir()) // had git been started, that would be another error
-	fields := map[string]string{
-		"resources": "resources: [%q]\n", "bases": "bases: [%q]\n", "components": "components: [%q]\n",
-		"patches": "patches: [{path: %q}]\n", "patchesStrategicMerge": "patchesStrategicMerge: [%q]\n", "patchesJson6902": "patchesJson6902: [{path: %q, target: {version: v1, kind: X, name: x}}]\n",
-		"configurations": "configurations: [%q]\n", "replacements": "replacements: [{path: %q}]\n",
-		"files": "configMapGenerator: [{name: x, files: [%q]}]\n", "envs": "configMapGenerator: [{name: x, envs: [%q]}]\n", "secret files": "secretGenerator: [{name: x, files: [\"k=%s\"]}]\n",
-	}
-	urls := []string{
-		"https://github.com/org/repo", "http://127.0.0.1:1/x.yaml", "git::https://example.com/org/repo", "github.com/org/repo//path?ref=v1", "GitHub.com/org/repo",
-		"github.com:org/repo", "git@github.com:org/repo.git", "ssh://git@example.com/org/repo", "user@example.com:org/repo", "file:///etc", "git::github.com/org/repo", "HTTPS://example.com/x",
-	}
-	for field, form := range fields {
-		for _, url := range urls {
-			if field == "files" && strings.Contains(url, "=") {
-				url = "k=" + url
-			}
-			files := repo(map[string]string{"kustomization.yaml": fmt.Sprintf(form, url)})
-			for dir, fsys := range map[string]fstest.MapFS{".": files, "over": repo(map[string]string{"over/kustomization.yaml": "resources: [../x]\n", "x/kustomization.yaml": fmt.Sprintf(form, url)})} {
-				_, _, err := build(fsys, Options{Dir: dir}, nil)
-				if fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), "outside of the repository") {
-					t.Errorf("%s %s: got %v", field, url, err)
-				}
-			}
-		}
-	}
-	for _, url := range urls {
-		_, _, err := build(repo(map[string]string{"a.yaml": configMap("a")}), Options{Components: []string{url}, IgnoreMissingComponents: true}, nil)
-		if fault.KindOf(err) != fault.Denied {
-			t.Errorf("component %s: got %v", url, err)
-		}
-	}
-}
-
-// A folder that is called like a host is a folder.
-func TestT21_AFolderCalledLikeAHostIsNotFetched(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	files := repo(map[string]string{
-		"kustomization.yaml":                     "resources: [github.com/org/repo, \"user@host:x/y\"]\n",
-		"github.com/org/repo/kustomization.yaml": "resources: [a.yaml]\n",
-		"github.com/org/repo/a.yaml":             configMap("a"),
-		"user@host:x/y/kustomization.yaml":       "resources: [b.yaml]\n",
-		"user@host:x/y/b.yaml":                   configMap("b"),
-	})
-	if d := cmp.Diff([]string{"ConfigMap/a (github.com/org/repo/a.yaml:1)", "ConfigMap/b (user@host:x/y/b.yaml:1)"}, refs(mustBuild(t, files, Options{}, nil))); d != "" {
-		t.Error(d)
-	}
-}
-
-func TestT21_NothingLeavesTheRepository(t *testing.T) {
-	for name, text := range map[string]string{
-		"parent": "resources: [../../x]\n", "absolute": "resources: [/etc/passwd]\n", "file": "configMapGenerator: [{name: x, files: [\"../../etc/passwd\"]}]\n",
-		"env": "secretGenerator: [{name: x, envs: [/proc/self/environ]}]\n", "patch": "patches: [{path: ../../../p.yaml}]\n",
-	} {
-		_, _, err := build(repo(map[string]string{"app/kustomization.yaml": text}), Options{Dir: "app"}, nil)
-		if fault.KindOf(err) != fault.Denied {
-			t.Errorf("%s: got %v", name, err)
-		}
-	}
-}
-
-func TestT21_ProgramsAndSharedSchemasAreRefused(t *testing.T) {
-	for field, text := range map[string]string{
-		"generators":   "generators: [g.yaml]\n",
-		"transformers": "transformers: [g.yaml]\n",
-		"validators":   "validators: [\"apiVersion: builtin\\nkind: LabelTransformer\\nmetadata: {name: x}\"]\n",
-		"helmCharts":   "helmCharts: [{name: x, repo: \"https://example.com\"}]\n",
-		"openapi":      "openapi: {path: s.json}\n",
-		"crds":         "crds: [c.yaml]\n",
-	} {
-		_, _, err := build(repo(map[string]string{"kustomization.yaml": text, "g.yaml": "x: y\n"}), Options{}, nil)
-		if fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), field) {
-			t.Errorf("%s: got %v", field, err)
-		}
-	}
-}
-
-func TestT21_SymbolicLinks(t *testing.T) {
-	outside, dir := t.TempDir(), t.TempDir()
-	write := func(name, data string) {
-		if err := os.WriteFile(name, []byte(data), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(filepath.Join(outside, "canary.yaml"), configMap("canary"))
-	write(filepath.Join(outside, "kustomization.yaml"), "resources: [canary.yaml]\n")
-	for _, c := range []struct {
-		name, link, target, kustomization string
-		denied                            bool
-	}{
-		{"file", "a.yaml", filepath.Join(outside, "canary.yaml"), "", true},
-		{"relative file", "a.yaml", "../../../../../../../../etc/hostname", "", true},
-		{"resource", "a.yaml", filepath.Join(outside, "canary.yaml"), "resources: [a.yaml]\n", true},
-		{"base", "base", outside, "resources: [base]\n", true},
-		{"generator", "secret", "/proc/self/environ", "configMapGenerator: [{name: x, files: [secret]}]\n", true},
-		{"loop", "a.yaml", "a.yaml", "", true},
-		{"inside", "a.yaml", "real/b.yaml", "", false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			root := filepath.Join(dir, c.name)
-			if err := os.MkdirAll(filepath.Join(root, "real"), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			write(filepath.Join(root, "real", "b.yaml"), configMap("b"))
-			if err := os.Symlink(c.target, filepath.Join(root, c.link)); err != nil {
-				t.Fatal(err)
-			}
-			if c.kustomization != "" {
-				write(filepath.Join(root, "kustomization.yaml"), c.kustomization)
-			}
-			_, _, err := build(os.DirFS(root), Options{}, nil)
-			if (err != nil) != c.denied || strings.Contains(fmt.Sprint(err), "canary") || c.denied && !strings.Contains(fmt.Sprint(err), c.link) && !strings.Contains(fmt.Sprint(err), "secret") {
-				t.Errorf("got %v", err)
-			}
-		})
-	}
-}
-
-func TestBasesInBasesAreBounded(t *testing.T) {
-	files := map[string]string{"leaf/kustomization.yaml": "configMapGenerator: [{name: x, options: {disableNameSuffixHash: true}, behavior: create}]\n"}
-	next := "leaf"
-	for i := range 24 {
-		name := fmt.Sprintf("l%d", i)
-		files[name+"/kustomization.yaml"] = "resources: [a, b]\n"
-		for _, ab := range []string{"a", "b"} {
-			files[name+"/"+ab+"/kustomization.yaml"] = fmt.Sprintf("namePrefix: %s\nresources: [../../%s]\n", ab, next)
-		}
-		next = name
-	}
-	_, _, err := build(repo(files), Options{Dir: next}, nil)
-	if fault.KindOf(err) != fault.Invalid {
-		t.Errorf("got %v", err)
-	}
-}
-
-func TestErrorsOfKustomizeShowNoSecretOfGit(t *testing.T) {
-	for name, files := range map[string]map[string]string{
-		"literal":   {"kustomization.yaml": "secretGenerator: [{name: x, literals: [\"canary-literal\"]}]\n"},
-		"duplicate": {"kustomization.yaml": "secretGenerator: [{name: x, literals: [\"a=canary\", \"a=canary\"]}]\n"},
-		"patch":     {"kustomization.yaml": "resources: [a.yaml]\npatches: [{patch: \"canary: [\"}]\n", "a.yaml": configMap("a")},
-		"env":       {"kustomization.yaml": "secretGenerator: [{name: x, envs: [e]}]\n", "e": "A=canary\nA=canary\n"},
-		"resource":  {"kustomization.yaml": "resources: [a.yaml]\nnamespace: [canary]\n", "a.yaml": configMap("a")},
-	} {
-		_, _, err := build(repo(files), Options{}, nil)
-		if err == nil || strings.Contains(err.Error(), "canary") {
-			t.Errorf("%s: got %v", name, err)
-		}
 	}
 }
 
