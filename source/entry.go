@@ -235,7 +235,7 @@ func (f *fetching) transfer(repo *repository, sel selection, ignore *string) (*T
 	if !advertised && !byHash {
 		ask = request{wants: sel.history}
 	}
-	if repo != nil && ask.shallow && repo.packs() < maxPacks {
+	if repo != nil && ask.shallow && repo.grow() {
 		more := ask
 		more.haves = repo.tips()
 		t, err := f.receive(repo, more, sel, ignore)
@@ -265,14 +265,12 @@ func (f *fetching) transfer(repo *repository, sel selection, ignore *string) (*T
 
 // receive asks for objects, and checks that the commit is complete with them.
 func (f *fetching) receive(repo *repository, ask request, sel selection, ignore *string) (*Tree, error) {
-	before := repo.packFiles()
 	f.entry.all.transfers.Add(1)
 	if err := repo.receive(f.ctx, f.session, f.refs, ask); err != nil {
 		return nil, err
 	}
 	t, err := f.check(repo, sel, ignore)
 	if err != nil {
-		repo.discard(before)
 		return nil, err
 	}
 	repo.settle(sel.want, t.commit)

@@ -2,7 +2,10 @@ package source
 
 import (
 	"crypto/ed25519"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha1"
+	"encoding/base64"
 	"encoding/pem"
 	"io"
 	"net"
@@ -249,7 +252,16 @@ func (s *sshServer) session(channel ssh.Channel, asked <-chan *ssh.Request, root
 		}
 		cmd := exec.Command("git", "upload-pack", filepath.Join(root, strings.TrimSuffix(path, "'")))
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + root, "GIT_CONFIG_NOSYSTEM=1"}
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = channel, channel, channel.Stderr()
+		cmd.Stdout, cmd.Stderr = channel, channel.Stderr()
+		// Not cmd.Stdin: Run would wait for the client to close its side, which waits for an answer.
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			return
+		}
+		go func() {
+			_, _ = io.Copy(stdin, channel)
+			_ = stdin.Close()
+		}()
 		status := []byte{0, 0, 0, 0}
 		if cmd.Run() != nil {
 			status[3] = 128
@@ -261,4 +273,25 @@ func (s *sshServer) session(channel ssh.Channel, asked <-chan *ssh.Request, root
 
 func (s *sshServer) remote(name string) Remote {
 	return Remote{URL: "ssh://git@" + s.addr + "/" + name, Auth: auth("identity", s.identity, "known_hosts", s.knownHosts)}
+}
+
+// mktree makes a tree object of the lines that git ls-tree prints.
+func mktree(g *gitRepo, lines string) string {
+	g.t.Helper()
+	cmd := exec.Command("git", "mktree")
+	cmd.Dir, cmd.Stdin = g.work, strings.NewReader(lines)
+	out, err := cmd.Output()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func marshalKey(s ssh.Signer) []byte { return ssh.MarshalAuthorizedKey(s.PublicKey()) }
+
+// hashHost makes the hashed form of a name, as ssh-keygen -H does.
+func hashHost(salt, name string) string {
+	mac := hmac.New(sha1.New, []byte(salt))
+	mac.Write([]byte(name))
+	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }

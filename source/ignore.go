@@ -71,16 +71,22 @@ func (b *rulesBuilder) rules(ignore *string) (*rules, error) {
 			return nil, atField(err, "spec.ignore")
 		}
 	}
-	base := strings.Fields(excludeVCS)
-	if len(b.patterns) == 0 {
-		base = append(base, strings.Fields(excludeDefault)...)
+	all := b.patterns[:len(b.patterns):len(b.patterns)]
+	if len(all) == 0 {
+		all = parsePatterns(excludeDefault)
 	}
-	all := make([]gitignore.Pattern, 0, len(base)+len(b.patterns))
-	for _, p := range base {
-		all = append(all, gitignore.ParsePattern(p, nil))
-	}
+	// Last, so that "!/deploy" does not bring them back.
+	all = append(all, parsePatterns(excludeVCS)...)
 	sum := sha256.Sum256([]byte(b.text.String()))
-	return &rules{matcher: gitignore.NewMatcher(append(all, b.patterns...)), digest: hex.EncodeToString(sum[:8])}, nil
+	return &rules{matcher: gitignore.NewMatcher(all), digest: hex.EncodeToString(sum[:8])}, nil
+}
+
+func parsePatterns(list string) []gitignore.Pattern {
+	var out []gitignore.Pattern
+	for _, p := range strings.Fields(list) {
+		out = append(out, gitignore.ParsePattern(p, nil))
+	}
+	return out
 }
 
 // hides reports whether the rules leave the path out.

@@ -117,7 +117,7 @@ func (r Ref) chooseCommit(refs *packp.AdvRefs) (selection, error) {
 	}
 	for name, tip := range refs.References {
 		if tip == hash {
-			return s, nil
+			return selection{want: hash, commit: hash}, nil
 		}
 		if strings.HasPrefix(name, headsPrefix) || strings.HasPrefix(name, tagsPrefix) {
 			s.history = append(s.history, tip)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/go-git/go-billy/v5/osfs"
@@ -27,8 +26,8 @@ const (
 	// objectCache is small and per repository: one for all would hand an object of one owner to a tree of another
 	// that only names its hash.
 	objectCache = 2 * cache.MiByte
-	// maxPacks is after how many incremental transfers a repository is fetched anew, which drops what nobody needs.
-	maxPacks = 24
+	// maxGrowth is after how many incremental transfers a repository is fetched anew, which drops what nobody needs.
+	maxGrowth = 24
 	// maxSummaries bounds what is remembered of trees that were found complete.
 	maxSummaries = 100_000
 )
@@ -43,6 +42,7 @@ type repository struct {
 	store *filesystem.Storage
 	known map[plumbing.Hash]summary // trees that are complete
 	heads map[plumbing.Hash]plumbing.Hash
+	grown int // how many transfers were added, or tried to
 }
 
 // summary is what is known of a tree object and all below it.
@@ -76,6 +76,14 @@ func (r *repository) settle(want, commit plumbing.Hash) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.heads[want], r.heads[commit] = commit, commit
+}
+
+// grow reports whether one more transfer may be added.
+func (r *repository) grow() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.grown++
+	return r.grown <= maxGrowth && len(r.heads) <= 2*maxGrowth
 }
 
 // tips returns the commits that are here completely.
@@ -124,7 +132,8 @@ type request struct {
 	shallow bool
 }
 
-// receive asks for objects and stores the pack. When it fails, what was stored of it is removed again.
+// receive asks for objects and stores them. What a failed transfer leaves is of no use and does no harm: what is here
+// counts only once settle was called.
 func (r *repository) receive(ctx context.Context, session transport.UploadPackSession, refs *packp.AdvRefs, ask request) (err error) {
 	req := packp.NewUploadPackRequestFromCapabilities(refs.Capabilities)
 	req.Wants, req.Haves = ask.wants, ask.haves
@@ -136,12 +145,12 @@ func (r *repository) receive(ctx context.Context, session transport.UploadPackSe
 		// All that is here is shallow: the server must not think that we have what is behind it.
 		req.Depth, req.Shallows = packp.DepthCommits(1), ask.haves
 	}
-	before := r.packFiles()
-	defer func() {
-		if err != nil {
-			r.discard(before)
-		}
-	}()
+	thin := len(ask.haves) > 0
+	if thin {
+		// Only with it does a server leave out what a shallow client has. All servers know it; one that does not is
+		// asked again without.
+		_ = req.Capabilities.Set(capability.ThinPack)
+	}
 	res, err := session.UploadPack(ctx, req)
 	if err != nil {
 		return err
@@ -149,7 +158,7 @@ func (r *repository) receive(ctx context.Context, session transport.UploadPackSe
 	defer func() { _ = res.Close() }()
 	// An own storage writes, so that who reads the last tree does not wait for the network.
 	next := r.storage()
-	if err := storePack(next, demux(req.Capabilities, &contextReader{ctx: ctx, from: res})); err != nil {
+	if err := storePack(next, demux(req.Capabilities, &contextReader{ctx: ctx, from: res}), thin); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -158,14 +167,23 @@ func (r *repository) receive(ctx context.Context, session transport.UploadPackSe
 	return nil
 }
 
-// storePack is packfile.UpdateObjectStorage with a guard: the parser is fed by strangers.
-func storePack(store *filesystem.Storage, pack io.Reader) (err error) {
+// storePack stores what a server sent: a whole pack as it is, a thin one, whose deltas refer to objects that are here
+// already, as single objects. The parser is fed by strangers, and has panicked before.
+func storePack(store *filesystem.Storage, pack io.Reader, thin bool) (err error) {
 	defer func() {
 		if recover() != nil {
 			err = broken("the pack that the Git server sent cannot be read")
 		}
 	}()
-	return packfile.UpdateObjectStorage(store, pack)
+	if !thin {
+		return packfile.UpdateObjectStorage(store, pack)
+	}
+	p, err := packfile.NewParserWithStorage(packfile.NewScanner(pack), store)
+	if err != nil {
+		return err
+	}
+	_, err = p.Parse()
+	return err
 }
 
 func demux(caps *capability.List, from io.Reader) io.Reader {
@@ -189,41 +207,6 @@ func (c *contextReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.from.Read(p)
-}
-
-const packFolder = "objects/pack"
-
-// packFiles lists the files of packs.
-func (r *repository) packFiles() map[string]bool {
-	out := map[string]bool{}
-	list, _ := os.ReadDir(filepath.Join(r.dir, packFolder)) // absent before the first transfer
-	for _, e := range list {
-		out[e.Name()] = true
-	}
-	return out
-}
-
-// packs counts the packs.
-func (r *repository) packs() int {
-	n := 0
-	for name := range r.packFiles() {
-		if strings.HasSuffix(name, ".pack") {
-			n++
-		}
-	}
-	return n
-}
-
-// discard removes the pack files that are not in keep.
-func (r *repository) discard(keep map[string]bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for name := range r.packFiles() {
-		if !keep[name] {
-			_ = os.Remove(filepath.Join(r.dir, packFolder, name))
-		}
-	}
-	r.store = r.storage()
 }
 
 // size returns how many bytes the repository takes on disk.
