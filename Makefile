@@ -29,10 +29,8 @@ devcluster: ## build bin/devcluster: etcd, kube-apiserver, controller-manager, V
 	@[ -x bin/devcluster ] || echo 'make: building the embedded control plane; from a cold cache this takes some ten minutes on two cores'
 	cd e2e && go build -o ../bin/devcluster ./devcluster
 
-tools: ## build the real sops, age-keygen and kubeseal into bin/, as clients for tests
-	cd e2e/tools && go build -o ../../bin/sops github.com/getsops/sops/v3/cmd/sops
-	cd e2e/tools && go build -o ../../bin/age-keygen filippo.io/age/cmd/age-keygen
-	cd e2e/tools && go build -o ../../bin/kubeseal github.com/bitnami-labs/sealed-secrets/cmd/kubeseal
+tools: ## build the real sops, kubeseal and age-keygen into bin/, as clients for tests
+	cd e2e/tools && go build -o ../../bin/ tool
 
 demo: build devcluster tools ## run the whole story on this machine and leave it running (ONCE=1: exit at its end)
 	cd e2e && ONCE='$(ONCE)' go run ./demo
