@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "sealock.dev/sealock/api/externalsecrets/v1"
+	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/manifest"
 	"sealock.dev/sealock/plaintext"
 )
@@ -158,4 +159,56 @@ func within(part, whole map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// Intact reports whether the Secret of an ExternalSecret of the cluster is there and valid, so that nothing needs to be
+// read while no refresh is due. It asks the cluster alone.
+func (o *Opener) Intact(ctx context.Context, obj manifest.Object) (bool, error) {
+	spec, err := specOf(obj)
+	if err != nil {
+		return false, err
+	}
+	if p := spec.Target.CreationPolicy; p == creationNone || p == creationOrphan {
+		return true, nil
+	}
+	secret, err := finder{lookup: o.Lookup}.live(ctx, gvkSecret, obj.Namespace(), TargetName(obj.Name(), spec))
+	if fault.KindOf(err) == fault.NotFound && err != nil {
+		return spec.Target.CreationPolicy == creationMerge, nil // one that is only completed may be absent
+	}
+	if err != nil {
+		return false, err
+	}
+	return Valid(spec, secret), nil
+}
+
+// Stores returns the stores that an ExternalSecret uses, without duplicates.
+func Stores(spec v1.ExternalSecretSpec) []v1.StoreRef {
+	w := &work{spec: spec}
+	var out []v1.StoreRef
+	for i := range spec.Data {
+		if ref := w.storeRef(i); !slices.Contains(out, ref) {
+			out = append(out, ref)
+		}
+	}
+	return out
+}
+
+// Credentials returns the Secrets that a store refers to, as "namespace/name"; the namespace is "*" where it is that of
+// whoever uses the store.
+func Credentials(store manifest.Object) []string {
+	var spec v1.StoreSpec
+	if decodeSpec(store, &spec) != nil {
+		return nil
+	}
+	namespace := store.Namespace()
+	if store.Kind() == kindClusterStore {
+		namespace = "*"
+	}
+	var out []string
+	for _, r := range references(spec, namespace) {
+		if r.gvk == gvkSecret {
+			out = append(out, r.namespace+"/"+r.name)
+		}
+	}
+	return out
 }
