@@ -384,9 +384,43 @@ func TestPruneKeepsWhatItMayNotRead(t *testing.T) {
 		t.Errorf("deleted %v, survivors %v", deleted, survivors)
 	}
 	kindOf(t, err, fault.Denied)
-	unknown := manifest.Plan{Owner: w.owner, Prune: []manifest.ID{{Namespace: w.ns, Name: "../../secrets/x", Kind: "ConfigMap", Version: "v1"}}}
-	if _, survivors, err := w.client.Prune(t.Context(), w.grant, unknown); len(survivors) != 1 || err == nil {
-		t.Errorf("a name that leaves its path: %v %v", survivors, err)
+}
+
+// Inventories stand in a status: a name in one must not lead to another object.
+func TestPruneFollowsNoPath(t *testing.T) {
+	w := newWorld(t)
+	w.run(w.objects("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {k: v}\n"))
+	plan := manifest.Plan{Owner: w.owner, Prune: []manifest.ID{{Namespace: w.ns, Name: "../secrets/s", Kind: "ConfigMap", Version: "v1"}}}
+	deleted, survivors, err := w.client.Prune(t.Context(), w.grant, plan)
+	if len(deleted) != 0 || len(survivors) != 1 || fault.KindOf(err) != fault.Invalid {
+		t.Errorf("%v %v %v", deleted, survivors, err)
+	}
+	w.secret("s")
+}
+
+// A tenant's binding cannot be dry-run before the role that it binds exists; it is not refused for that.
+func TestBindingToARoleOfTheSameSet(t *testing.T) {
+	w := newWorld(t)
+	configMaps := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get"}}
+	w.grant = w.tenant("binder-"+w.ns, nil, configMaps, rbacv1.PolicyRule{APIGroups: []string{rbacv1.GroupName}, Resources: []string{"roles", "rolebindings"}, Verbs: []string{"get", "create", "patch", "update"}})
+	binding := func(role string) string {
+		return `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: reader}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: ` + role + `}
+subjects: [{kind: ServiceAccount, name: default, namespace: ${NS}}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader}
+rules: [{apiGroups: [""], resources: [configmaps], verbs: [get]}]
+`
+	}
+	_, err := w.client.Plan(t.Context(), w.grant, w.owner, w.resolve(w.objects(binding("nowhere"))), nil)
+	kindOf(t, err, fault.NotFound)
+	if _, done := w.run(w.objects(binding("reader"))); len(done) != 2 || done[0].ID.Kind != "Role" {
+		t.Errorf("%v", done)
 	}
 }
 
@@ -460,6 +494,16 @@ metadata: {name: c}
 	if p := w.plan(w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n")); p.Changed() {
 		t.Error("a status is taken for drift")
 	}
+}
+
+// The view sees with the controller's rights; nobody learns from it how another namespace's objects are.
+func TestHealthOfOthersIsReadWithOwnRights(t *testing.T) {
+	w := newWorld(t)
+	p, _ := w.run(w.objects(configMaps(1)))
+	other := newWorld(t)
+	other.client = w.client
+	_, err := w.client.Unready(t.Context(), other.tenant("curious-"+other.ns, nil), p.Union)
+	kindOf(t, err, fault.Denied)
 }
 
 func TestViewThatMayNotWatchReadsAsTheTenant(t *testing.T) {

@@ -198,6 +198,12 @@ func (p *planner) refused(o manifest.Object, info kindInfo, seen observed, err e
 	var status apierrors.APIStatus
 	if apierrors.IsNotFound(err) && errors.As(err, &status) && status.Status().Details != nil {
 		d := status.Status().Details
+		if role, _ := o.Peek("roleRef", "name").(string); role == d.Name && strings.HasSuffix(o.Kind(), "RoleBinding") {
+			// The authorizer that looks the role up names it as if it were the binding.
+			kind, _ := o.Peek("roleRef", "kind").(string)
+			missing := fault.New(fault.StagePlan, fault.NotFound, o.Ref(), "the %s %q does not exist", kind, role).At("roleRef").Fix("add it to the commit, or have it created")
+			return "", notFound{error: missing, resource: strings.ToLower(kind) + "s", name: role}
+		}
 		return "", notFound{error: cleaned, resource: d.Kind, name: d.Name}
 	}
 	return "", cleaned
