@@ -1,0 +1,78 @@
+package cluster
+
+import (
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+)
+
+func TestPruneGuards(t *testing.T) {
+	w := newWorld(t)
+	names := []string{"plain", "kept", "disabled", "foreign", "unlabelled", "gone"}
+	var text strings.Builder
+	for _, n := range names {
+		text.WriteString("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + n + "}\n---\n")
+	}
+	p, _ := w.run(w.objects(text.String()))
+	maps := w.kube.CoreV1().ConfigMaps(w.ns)
+	patch := func(name, body string) {
+		t.Helper()
+		if _, err := maps.Patch(t.Context(), name, types.MergePatchType, []byte(body), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	patch("kept", `{"metadata":{"annotations":{"`+markerPrefix+`prune":"Disabled"}}}`)
+	patch("disabled", `{"metadata":{"labels":{"`+markerPrefix+`reconcile":"disabled"}}}`)
+	patch("foreign", `{"metadata":{"labels":{"`+markerPrefix+`name":"other"}}}`)
+	patch("unlabelled", `{"metadata":{"labels":{"`+markerPrefix+`name":null}}}`)
+	if err := maps.Delete(t.Context(), "gone", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	next := w.plan(w.objects(configMaps(1)), p.Union...)
+	if len(next.Prune) != len(names) || len(next.Union) != len(names)+1 || next.Union[0].Name != "cm-00" {
+		t.Fatalf("prune %v, union %v", next.Prune, next.Union)
+	}
+	deleted, survivors, err := w.client.Prune(t.Context(), w.grant, next)
+	if err != nil || len(survivors) != 0 || len(deleted) != 1 || deleted[0].ID.Name != "plain" {
+		t.Errorf("deleted %v, survivors %v, error %v", deleted, survivors, err)
+	}
+	for _, n := range []string{"kept", "disabled", "foreign", "unlabelled"} {
+		if _, err := maps.Get(t.Context(), n, metav1.GetOptions{}); err != nil {
+			t.Errorf("%s: %v", n, err)
+		}
+	}
+	if _, err := maps.Get(t.Context(), "plain", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("plain is still there: %v", err)
+	}
+}
+
+// An error never deletes, and never lets go of what it could not delete.
+func TestPruneKeepsWhatItMayNotRead(t *testing.T) {
+	w := newWorld(t)
+	p, _ := w.run(w.objects(configMaps(2)))
+	next := w.plan(nil, p.Union...)
+	grant := w.tenant("blind-"+w.ns, nil)
+	deleted, survivors, err := w.client.Prune(t.Context(), grant, next)
+	if len(deleted) != 0 || len(survivors) != 2 {
+		t.Errorf("deleted %v, survivors %v", deleted, survivors)
+	}
+	kindOf(t, err, fault.Denied)
+}
+
+// Inventories stand in a status: a name in one must not lead to another object.
+func TestPruneFollowsNoPath(t *testing.T) {
+	w := newWorld(t)
+	w.run(w.objects("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {k: v}\n"))
+	plan := manifest.Plan{Owner: w.owner, Prune: []manifest.ID{{Namespace: w.ns, Name: "../secrets/s", Kind: "ConfigMap", Version: "v1"}}}
+	deleted, survivors, err := w.client.Prune(t.Context(), w.grant, plan)
+	if len(deleted) != 0 || len(survivors) != 1 || fault.KindOf(err) != fault.Invalid {
+		t.Errorf("%v %v %v", deleted, survivors, err)
+	}
+	w.secret("s")
+}
