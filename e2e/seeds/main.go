@@ -69,7 +69,7 @@ func run(ctx context.Context, args []string) (err error) {
 			mark, what = "WRONG", err.Error()
 			wrong++
 		}
-		fmt.Printf("%-5s  %-6s  %-42s  %s\n", mark, e.id, e.object, strings.ReplaceAll(what, "\n", " "))
+		fmt.Printf("%-5s  %-6s  %-46s  %s\n", mark, e.id, e.object, strings.ReplaceAll(what, "\n", " "))
 	}
 	fmt.Printf("\n%d seeds, %d not as expected\n", len(expectations), wrong)
 	if wrong > 0 {

@@ -122,7 +122,7 @@ func (c *checker) overlay() (string, error) {
 	if deployment == nil || autoscaler == nil {
 		return "", fmt.Errorf("the name prefix is missing")
 	}
-	if most, _, _ := unstructured.NestedInt64(autoscaler.Object, "spec", "maxReplicas"); most != 20 {
+	if number(autoscaler, "spec", "maxReplicas") != "20" {
 		return "", fmt.Errorf("patches/hpa.yaml was not applied")
 	}
 	name := ""
@@ -150,8 +150,8 @@ func (c *checker) patch() (string, error) {
 	if deployment == nil {
 		return "", fmt.Errorf("the Deployment is missing")
 	}
-	if replicas, _, _ := unstructured.NestedInt64(deployment.Object, "spec", "replicas"); replicas != 5 {
-		return "", fmt.Errorf("%d replicas, want 5", replicas)
+	if replicas := number(deployment, "spec", "replicas"); replicas != "5" {
+		return "", fmt.Errorf("%s replicas, want 5", replicas)
 	}
 	if err := os.Remove(filepath.Join(c.dir, "tree", "overlays", "production", "patches", "replicas.yaml")); err != nil {
 		return "", err
@@ -190,4 +190,10 @@ func (c *checker) sopsRules() (string, error) {
 		return "", fmt.Errorf("it is rendered as if it were a manifest")
 	}
 	return "left alone by the build", nil
+}
+
+// number returns a number as text: YAML gives it as one of several types.
+func number(o *unstructured.Unstructured, path ...string) string {
+	v, _, _ := unstructured.NestedFieldNoCopy(o.Object, path...)
+	return fmt.Sprint(v)
 }
