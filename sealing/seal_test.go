@@ -112,8 +112,12 @@ func TestScopeOfAnnotationsAndItsOverride(t *testing.T) {
 		if ScopeOf(sealedSecret.Annotations()) != c.want {
 			t.Errorf("%s: annotations %v", name, sealedSecret.Annotations())
 		}
-		if _, err := open(t, ring(t, "rsa2048"), sealedSecret); err != nil {
-			t.Errorf("%s: %v", name, err)
+		p, err := open(t, ring(t, "rsa2048"), sealedSecret)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(sealedSecret.Annotations(), p.Secret.Annotations()); diff != "" {
+			t.Errorf("%s: the template says another scope: %s", name, diff)
 		}
 	}
 }

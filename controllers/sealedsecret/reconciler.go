@@ -121,10 +121,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		r.remember(req.NamespacedName, state{}, err != nil)
 		return ctrl.Result{}, statusErr
 	}
-	// Only what was found in place proves that the version which was seen before is the right one.
-	if err != nil || change.action != manifest.Unchanged {
+	if err != nil {
 		now = state{}
 	}
+	// After a write the version differs from the one in now, so that the next reconcile compares once more.
 	r.remember(req.NamespacedName, now, err != nil)
 	if err != nil && retried(change.reason, err) {
 		return ctrl.Result{}, err

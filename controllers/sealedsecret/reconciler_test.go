@@ -30,7 +30,7 @@ import (
 	"sealock.dev/sealock/tenants"
 )
 
-// keys makes one key for the whole test binary's tests that share it by value.
+// makeKey makes a key pair of a size that tests can afford.
 func makeKey(t *testing.T) (sealing.NewKey, *sealing.Certificate) {
 	t.Helper()
 	k, err := sealing.Generate(time.Now().Add(-time.Minute), 2048)
@@ -323,6 +323,28 @@ func TestALostStatusWriteIsMadeUpFor(t *testing.T) {
 	}
 }
 
+func TestAStatusThatSomebodyWipedIsWrittenAgain(t *testing.T) {
+	key, cert := makeKey(t)
+	b := newBench(t, sealed(t, cert, "hunter2"))
+	b.load(t, key)
+	for range 2 {
+		if err := b.reconcile(t); err != nil {
+			t.Fatal(err)
+		}
+	}
+	live := newSealedSecret()
+	if err := b.client.Get(context.Background(), at, live); err != nil {
+		t.Fatal(err)
+	}
+	delete(live.Object, "status")
+	if err := b.client.Status().Update(context.Background(), live); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.reconcile(t); err != nil || len(b.status(t).Conditions) != 1 {
+		t.Errorf("%+v, %v", b.status(t), err)
+	}
+}
+
 func TestNothingIsSaidBeforeTheKeysAreLoaded(t *testing.T) {
 	_, cert := makeKey(t)
 	b := newBench(t, sealed(t, cert, "hunter2"))
@@ -398,7 +420,7 @@ func TestNoFailingPathShowsAValue(t *testing.T) {
 	}
 }
 
-func TestScopePredicate(t *testing.T) {
+func TestAnotherScopeIsOpenedAgain(t *testing.T) {
 	key, cert := makeKey(t)
 	b := newBench(t, sealed(t, cert, "hunter2"))
 	b.load(t, key)
