@@ -186,7 +186,7 @@ func (r *Reconciler) decryption(ctx context.Context, ks *kustomizev1.Kustomizati
 		return nil, err
 	}
 	in.decrypter, err = r.Decrypter(Decryption{
-		Dir: dirOf(ks), Components: ks.Spec.Components, Keys: keys, KeySource: fmt.Sprintf("Secret %s/%s", ns, name), Recipients: in.grant.Recipients(), Tenant: in.grant.Tenant != "",
+		Dir: dirOf(ks), Components: ks.Spec.Components, Keys: keys, KeySource: fault.Ref{APIVersion: "v1", Kind: "Secret", Namespace: ns, Name: name}, Recipients: in.grant.Recipients(), Tenant: in.grant.Tenant != "",
 	})
 	return keys, err
 }

@@ -15,6 +15,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/record"
@@ -46,7 +47,7 @@ type Decryption struct {
 	Dir        string                     // the build root in the repository
 	Components []string                   // further directories of the build, relative to Dir
 	Keys       map[string]plaintext.Value // entries of the Secret with the keys
-	KeySource  string                     // "Secret namespace/name", for errors
+	KeySource  fault.Ref                  // the Secret that holds them
 	Recipients []string                   // the only recipients allowed; empty: any
 	Tenant     bool                       // the stricter rules for files of tenants hold
 }
@@ -373,4 +374,9 @@ func artifactOf(repo *sourcev1.GitRepository) (revision string, ok bool) {
 		return "", false
 	}
 	return repo.Status.Artifact.Revision, true
+}
+
+// OwnerOf returns the owner that the objects of a Kustomization name.
+func OwnerOf(namespace, name string) manifest.Owner {
+	return owner(&kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})
 }

@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"sealock.dev/sealock/cluster"
+	"sealock.dev/sealock/controllers/externalsecret"
+	"sealock.dev/sealock/controllers/gitrepository"
+	"sealock.dev/sealock/controllers/kustomization"
+	"sealock.dev/sealock/controllers/policy"
+	"sealock.dev/sealock/controllers/sealedsecret"
+	"sealock.dev/sealock/controllers/tenant"
+	"sealock.dev/sealock/decrypt"
+	"sealock.dev/sealock/externalsecrets"
+	"sealock.dev/sealock/pipeline"
+	"sealock.dev/sealock/plaintext"
+	"sealock.dev/sealock/policies"
+	"sealock.dev/sealock/sealing"
+	"sealock.dev/sealock/source"
+	"sealock.dev/sealock/template"
+	"sealock.dev/sealock/tenants"
+	"sealock.dev/sealock/vault"
+)
+
+// parts is everything that runs in the controller, put together by run. Each field is made once and shared.
+type parts struct {
+	options  controllerOptions
+	settings tenants.Settings
+	config   *rest.Config
+	kube     kubernetes.Interface
+	key      plaintext.Key
+	log      logr.Logger
+
+	mgr          ctrl.Manager
+	access       access
+	registry     *tenant.Registry
+	cluster      *cluster.Client
+	policies     *policies.Engine
+	ring         *sealing.KeyRing
+	sealed       *sealing.Opener
+	external     *externalsecrets.Opener
+	engine       *pipeline.Engine
+	repositories *source.Repositories
+	artifacts    *source.Storage
+	requeue      chan types.NamespacedName
+	commits      *kustomization.Reconciler
+}
+
+// run is THE LIST of everything that runs in one process.
+func (p *parts) run(ctx context.Context) error {
+	var err error
+	if p.mgr, err = newManager(p.config, p.options, p.settings); err != nil {
+		return fmt.Errorf("making the manager: %w", err)
+	}
+	for _, part := range []struct {
+		name string
+		add  func(context.Context) error
+	}{
+		{"tenants", p.addTenants},                  // the index that every grant comes from
+		{"policies", p.addPolicies},                // compiled before anything is judged
+		{"sources", p.addSources},                  // GitRepository
+		{"commits", p.addCommits},                  // Kustomization
+		{"sealed secrets", p.addSealedSecrets},     // SealedSecret, key ring
+		{"external secrets", p.addExternalSecrets}, // ExternalSecret, SecretStore, ClusterSecretStore
+		{"webhook", p.addWebhook},                  // admission; on every replica
+		{"servers", p.addServers},                  // certificate, artifacts, probes
+	} {
+		if err := part.add(ctx); err != nil {
+			return fmt.Errorf("adding the %s: %w", part.name, err)
+		}
+	}
+	p.log.Info("running")
+	if err := p.mgr.Start(ctx); err != nil {
+		return fmt.Errorf("the controller stopped: %w", err)
+	}
+	p.log.Info("stopped")
+	return nil
+}
+
+// stages makes the stages of the pipeline, and the engine over them.
+func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error) {
+	p.access = access{kube: p.kube}
+	p.registry = tenant.NewRegistry(p.settings)
+	p.requeue = make(chan types.NamespacedName, 1024)
+	if p.cluster, err = cluster.New(ctx, cluster.Options{Config: p.config, Key: p.key}); err != nil {
+		return err
+	}
+	p.policies = policies.NewEngine(policies.Options{Key: p.key})
+	dir := p.options.cacheDir
+	if p.repositories, err = source.NewRepositories(filepath.Join(dir, "git"), p.key, source.DefaultLimits()); err != nil {
+		return err
+	}
+	if p.artifacts, err = source.NewStorage(filepath.Join(dir, "artifacts")); err != nil {
+		return err
+	}
+	templates := template.Engine{}
+	p.ring = sealing.NewKeyRing(p.key)
+	p.sealed = sealing.NewOpener(p.ring, templates)
+	p.external = &externalsecrets.Opener{
+		Providers: []externalsecrets.Provider{externalsecrets.NewVault(vault.New(vault.Options{}))},
+		Lookup:    p.cluster,
+		Tokens:    serviceAccountTokens{p.cluster},
+		Templates: templates,
+		Fence:     p.grantFor,
+	}
+	p.engine = &pipeline.Engine{
+		Openers: append([]pipeline.Opener{p.sealed, p.external}, extra...),
+		Judge:   p.policies,
+		Cluster: p.cluster,
+		Key:     p.key,
+	}
+	return nil
+}
+
+func (p *parts) grantFor(namespace string) tenants.Grant {
+	return p.registry.Index().GrantFor(namespace)
+}
+
+// serviceAccountTokens gives external secrets the tokens that the cluster makes.
+type serviceAccountTokens struct{ *cluster.Client }
+
+func (s serviceAccountTokens) ServiceAccountToken(ctx context.Context, namespace, name string, audiences []string) (plaintext.Value, error) {
+	return s.Token(ctx, namespace, name, audiences)
+}
+
+func (p *parts) addTenants(context.Context) error {
+	r := &tenant.Reconciler{
+		Client: p.mgr.GetClient(), Registry: p.registry, Changed: p.reconsiderAll,
+		Events: p.mgr.GetEventRecorderFor("sealock"), //nolint:staticcheck // core events are what kubectl and flux read
+	}
+	return r.SetupWithManager(p.mgr)
+}
+
+func (p *parts) addPolicies(context.Context) error {
+	r := &policy.Reconciler{
+		Client: p.mgr.GetClient(), Engine: p.policies, Changed: p.reconsiderAll,
+		Events: p.mgr.GetEventRecorderFor("sealock"), //nolint:staticcheck // as above
+	}
+	return r.SetupWithManager(p.mgr)
+}
+
+// reconsiderAll has every commit judged again, after a change of tenants or policies.
+func (p *parts) reconsiderAll() {
+	go func() { // the queue is bounded, and the caller holds a worker
+		list := &kustomizev1.KustomizationList{}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := p.mgr.GetClient().List(ctx, list); err != nil {
+			p.log.Error(err, "listing what to judge again")
+			return
+		}
+		for i := range list.Items {
+			select {
+			case p.requeue <- client.ObjectKeyFromObject(&list.Items[i]):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+}
+
+func (p *parts) addSources(ctx context.Context) error {
+	return gitrepository.New(gitrepository.Options{
+		Client: p.mgr.GetClient(), APIReader: p.mgr.GetAPIReader(),
+		Repositories: p.repositories, Storage: p.artifacts,
+		Grants: p.grantFor,
+		Host:   p.options.artifactHost(p.settings.SystemNamespace),
+		Events: p.mgr.GetEventRecorderFor("source-controller"), //nolint:staticcheck // as above
+	}).SetupWithManager(p.mgr, p.options.concurrent)
+}
+
+func (p *parts) addCommits(ctx context.Context) error {
+	p.commits = &kustomization.Reconciler{
+		Client: p.mgr.GetClient(), APIReader: p.mgr.GetAPIReader(), Engine: p.engine, Tenants: p.registry.Index, Data: p.access,
+		Tree: func(ctx context.Context, namespace, name, revision string) (fs.FS, error) {
+			return p.repositories.Open(ctx, namespace, name, revision)
+		},
+		Decrypter: newDecrypter,
+		Forget: func(namespace, name string) {
+			p.cluster.Release(kustomization.OwnerOf(namespace, name))
+		},
+		Snapshot: func() string {
+			if s := p.policies.Snapshot(); s != nil {
+				return s.ID()
+			}
+			return ""
+		},
+		Events:  p.mgr.GetEventRecorderFor("kustomize-controller"), //nolint:staticcheck // as above
+		Requeue: p.requeue,
+	}
+	if err := p.mgr.Add(leaderTask(p.watchObjects)); err != nil {
+		return err
+	}
+	return p.commits.SetupWithManager(ctx, p.mgr, p.options.concurrent)
+}
+
+// watchObjects tells Kustomizations of what happened to their objects.
+func (p *parts) watchObjects(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-p.cluster.View().Events():
+			key := types.NamespacedName{Namespace: e.OwnerNamespace, Name: e.OwnerName}
+			p.commits.Disturbed(key, e.Kind != cluster.Health)
+			select {
+			case p.requeue <- key:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// newDecrypter makes the opener of SOPS files of one Kustomization.
+func newDecrypter(d kustomization.Decryption) (pipeline.FileOpener, error) {
+	keys, err := decrypt.ParseKeys(d.KeySource, d.Keys)
+	if err != nil {
+		return nil, err
+	}
+	return decrypt.New(decrypt.Options{Dir: d.Dir, Components: d.Components, Keys: keys, Recipients: d.Recipients, Tenant: d.Tenant}), nil
+}
+
+func (p *parts) addSealedSecrets(context.Context) error {
+	r := sealedsecret.New(sealedsecret.Options{
+		Client: p.mgr.GetClient(), Ring: p.ring, Opener: p.sealed, Writer: p.cluster, Grants: p.grantFor,
+		Events: p.mgr.GetEventRecorderFor("sealed-secrets"), //nolint:staticcheck // as above
+	})
+	keys := &sealedsecret.KeyStore{
+		Namespace: p.settings.SystemNamespace, Ring: p.ring, Bits: p.options.keyBits, RenewAfter: p.options.keyRenewal, Changed: r.RetryFailed,
+	}
+	if err := keys.SetupWithManager(p.mgr); err != nil {
+		return err
+	}
+	return r.SetupWithManager(p.mgr, p.options.concurrent)
+}
+
+func (p *parts) addExternalSecrets(ctx context.Context) error {
+	return externalsecret.New(externalsecret.Options{
+		Client: p.mgr.GetClient(), Opener: p.external, Writer: p.cluster, Grants: p.grantFor,
+		Events: p.mgr.GetEventRecorderFor("external-secrets"), //nolint:staticcheck // as above
+	}).SetupWithManager(ctx, p.mgr, p.options.concurrent)
+}
+
+// leaderTask is a function that runs on the leader until ctx is done.
+type leaderTask func(ctx context.Context) error
+
+func (f leaderTask) Start(ctx context.Context) error { return f(ctx) }
+
+// everywhere is a function that runs on every replica until ctx is done.
+type everywhere func(ctx context.Context) error
+
+func (f everywhere) Start(ctx context.Context) error { return f(ctx) }
+
+// NeedLeaderElection says that every replica runs it.
+func (everywhere) NeedLeaderElection() bool { return false }

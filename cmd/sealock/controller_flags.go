@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/internal/buildinfo"
+	"sealock.dev/sealock/pipeline"
+	"sealock.dev/sealock/tenants"
+)
+
+// controllerOptions are the flags of `sealock controller`.
+type controllerOptions struct {
+	kubeconfig         string
+	namespace          string
+	platformNamespaces []string
+	cacheDir           string
+	concurrent         int
+	leaderElect        bool
+	logLevel           string
+
+	webhookAddr, webhookURL              string
+	healthAddr, metricsAddr              string
+	sealingAddr, artifactAddr, advertise string
+	keyBits                              int
+	keyRenewal                           time.Duration
+}
+
+func newControllerCommand() *cobra.Command {
+	o := controllerOptions{}
+	cmd := &cobra.Command{
+		Use:   "controller",
+		Short: "Run everything in one process: reconcilers, admission webhook, sealing",
+		Long: `Run everything in one process, in a cluster or beside it.
+
+In a cluster the Deployment of "sealock install" runs it. Outside, name a kubeconfig, and let the API server reach the
+webhook by URL.`,
+		Example: `  # beside a cluster, after: sealock install --apply --webhook-url https://127.0.0.1:9443
+  sealock controller --kubeconfig ~/.kube/config --webhook-addr 127.0.0.1:9443 --webhook-url https://127.0.0.1:9443`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runController(cmd.Context(), o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "Path of a kubeconfig; by default the service account of the pod, else as kubectl finds it.")
+	f.StringVar(&o.namespace, "namespace", "", "Namespace of this installation; by default $POD_NAMESPACE, else sealock-system.")
+	f.StringSliceVar(&o.platformNamespaces, "platform-namespaces", tenants.DefaultSettings().PlatformNamespaces, "Namespaces whose objects act as the platform when they name no service account.")
+	f.StringVar(&o.cacheDir, "cache-dir", "", "Folder for bare Git repositories and artifacts, which hold what Git holds; by default one below the temporary folder.")
+	f.IntVar(&o.concurrent, "concurrent", 4, "How many objects of one kind are reconciled at a time.")
+	f.BoolVar(&o.leaderElect, "leader-elect", true, "Reconcile only while holding the Lease sealock-controller; the webhook and the certificate are served by every replica.")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info or error.")
+	f.StringVar(&o.webhookAddr, "webhook-addr", ":9443", "Where the admission webhook listens (HTTPS).")
+	f.StringVar(&o.webhookURL, "webhook-url", "", "Address by which the API server reaches the webhook from outside the cluster; by default the Service.")
+	f.StringVar(&o.healthAddr, "health-addr", ":9440", "Where /healthz and /readyz are served.")
+	f.StringVar(&o.metricsAddr, "metrics-addr", ":8080", "Where /metrics is served.")
+	f.StringVar(&o.sealingAddr, "sealing-addr", ":8081", "Where /v1/cert.pem and /v1/verify are served for kubeseal (HTTP).")
+	f.StringVar(&o.artifactAddr, "artifact-addr", ":9090", "Where artifacts are served to those who may get their GitRepository (HTTP).")
+	f.StringVar(&o.advertise, "storage-adv-addr", "", "Host and port of artifacts in status.artifact.url; by default the Service sealock-source.")
+	f.IntVar(&o.keyBits, "key-size", 4096, "Bits of a sealing key that is made.")
+	f.DurationVar(&o.keyRenewal, "key-renew-period", 30*24*time.Hour, "Age at which a new sealing key is made; old ones stay. 0 is never.")
+	return cmd
+}
+
+// runController starts everything and returns when ctx is done and all of it has stopped.
+func runController(ctx context.Context, o controllerOptions) error {
+	cutEnvironment()
+	p, err := o.parts(ctx)
+	if err != nil {
+		return err
+	}
+	return p.run(ctx)
+}
+
+// parts connects to the cluster and makes everything that does not run by itself. extra are further openers, for tests.
+func (o controllerOptions) parts(ctx context.Context, extra ...pipeline.Opener) (*parts, error) {
+	log, err := newLogger(o.logLevel)
+	if err != nil {
+		return nil, err
+	}
+	ctrl.SetLogger(log)
+	settings := tenants.DefaultSettings()
+	if o.namespace == "" {
+		o.namespace = os.Getenv("POD_NAMESPACE")
+	}
+	if o.namespace != "" {
+		settings.SystemNamespace = o.namespace
+	}
+	settings.PlatformNamespaces = o.platformNamespaces
+	if o.cacheDir == "" {
+		o.cacheDir = defaultCacheDir()
+	}
+	config, err := o.config()
+	if err != nil {
+		return nil, err
+	}
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fault.New("", fault.Invalid, fault.Ref{}, "the kubeconfig does not describe a cluster")
+	}
+	key, err := installationDigestKey(ctx, kube, settings.SystemNamespace)
+	if err != nil {
+		return nil, err
+	}
+	log.Info("starting", "version", buildinfo.Version(), "namespace", settings.SystemNamespace, "platformNamespaces", strings.Join(o.platformNamespaces, ","))
+	p := &parts{options: o, settings: settings, config: config, kube: kube, key: key, log: log}
+	return p, p.stages(ctx, extra)
+}
+
+func (o controllerOptions) config() (*rest.Config, error) {
+	var config *rest.Config
+	var err error
+	if o.kubeconfig == "" {
+		config, err = rest.InClusterConfig()
+	}
+	if config == nil {
+		rules := clientcmd.NewDefaultClientConfigLoadingRules()
+		rules.ExplicitPath = o.kubeconfig
+		config, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	}
+	if err != nil {
+		// The cause may quote the file, credentials included.
+		return nil, fault.New("", fault.NotFound, fault.Ref{File: o.kubeconfig}, "no way to reach a cluster").Fix("run it in a pod, or name a kubeconfig with --kubeconfig")
+	}
+	config.QPS = -1 // the API server's own fairness is the limit
+	config.UserAgent = fmt.Sprintf("sealock/%s", buildinfo.Version())
+	return config, nil
+}

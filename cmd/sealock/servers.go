@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+
+	"sealock.dev/sealock/sealing"
+	"sealock.dev/sealock/tenants"
+	"sealock.dev/sealock/webhook"
+)
+
+// controllerServiceAccount is the identity of the controller in config/rbac.
+const controllerServiceAccount = "sealock-controller"
+
+// addWebhook serves admission on every replica, with a certificate that all of them share.
+func (p *parts) addWebhook(ctx context.Context) error {
+	hosts := webhook.ServiceHosts(p.settings.SystemNamespace)
+	if p.options.webhookURL != "" {
+		u, err := url.Parse(p.options.webhookURL)
+		if err != nil || u.Scheme != "https" || u.Hostname() == "" {
+			return fmt.Errorf("--webhook-url %q is not https://host:port", p.options.webhookURL)
+		}
+		hosts = append(hosts, u.Hostname())
+	}
+	certs := &webhook.Certificates{Namespace: p.settings.SystemNamespace, Hosts: hosts, Now: time.Now}
+	handler := webhook.NewHandler(webhook.Options{
+		Engine:  p.policies,
+		Tenants: func() *tenants.Index { return p.registry.Index() },
+		Exempt:  []string{tenants.ServiceAccountUser(p.settings.SystemNamespace, controllerServiceAccount), p.settings.PlatformUser()},
+		Observe: func(a webhook.Answer) {
+			if !a.Allowed {
+				p.log.WithName("webhook").Info("denied", "object", a.Ref.String(), "operation", a.Operation, "user", a.User, "tenant", a.Tenant, "violations", len(a.Denials), "failure", a.Failure)
+			}
+		},
+	})
+	mux := http.NewServeMux()
+	mux.Handle(webhook.Path, handler)
+	server := &http.Server{
+		Addr: p.options.webhookAddr, Handler: mux, ReadHeaderTimeout: 5 * time.Second,
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certs.GetCertificate},
+	}
+	if err := p.mgr.Add(everywhere(func(ctx context.Context) error {
+		ensureCertificates(ctx, p, certs)
+		return nil
+	})); err != nil {
+		return err
+	}
+	ready := func(*http.Request) error {
+		if _, err := certs.GetCertificate(nil); err != nil {
+			return errors.New("no serving certificate yet")
+		}
+		if p.policies.Snapshot() == nil {
+			return errors.New("policies are not loaded yet")
+		}
+		return nil
+	}
+	if err := p.mgr.AddReadyzCheck("webhook", ready); err != nil {
+		return err
+	}
+	return p.mgr.Add(serve(server))
+}
+
+// ensureCertificates keeps the certificate good, until ctx is done.
+func ensureCertificates(ctx context.Context, p *parts, certs *webhook.Certificates) {
+	const often, retry = 10 * time.Minute, 2 * time.Second
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		next := often
+		if err := certs.Ensure(ctx, p.mgr.GetClient()); err != nil && ctx.Err() == nil {
+			p.log.WithName("webhook").Error(err, "the serving certificate is not in order")
+			next = retry
+		}
+		timer.Reset(next)
+	}
+}
+
+// addServers serves the certificate for kubeseal, artifacts, and the probes.
+func (p *parts) addServers(context.Context) error {
+	for _, s := range []struct {
+		addr    string
+		handler http.Handler
+	}{
+		{p.options.sealingAddr, sealing.NewHandler(p.ring)},
+		{p.options.artifactAddr, p.artifacts.Handler(authorizeArtifact(p.kube))},
+	} {
+		if err := p.mgr.Add(serve(&http.Server{Addr: s.addr, Handler: s.handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: time.Minute})); err != nil {
+			return err
+		}
+	}
+	ready := func(*http.Request) error {
+		if !p.ring.Ready() {
+			return errors.New("no sealing key yet")
+		}
+		return nil
+	}
+	return errors.Join(p.mgr.AddHealthzCheck("ping", healthz.Ping), p.mgr.AddReadyzCheck("sealing", ready))
+}
+
+// serve runs a server on every replica, and lets it finish its requests at the end.
+func serve(server *http.Server) everywhere {
+	return func(ctx context.Context) error {
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", server.Addr)
+		if err != nil {
+			return fmt.Errorf("listening on %s: %w", server.Addr, err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			if server.TLSConfig != nil {
+				ended <- server.ServeTLS(listener, "", "")
+				return
+			}
+			ended <- server.Serve(listener)
+		}()
+		select {
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+		}
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		return server.Shutdown(last)
+	}
+}
+
+// artifactHost is the host and port in the URLs of artifacts.
+func (o controllerOptions) artifactHost(namespace string) string {
+	if o.advertise != "" {
+		return o.advertise
+	}
+	if host, port, err := net.SplitHostPort(o.artifactAddr); err == nil && host != "" {
+		return net.JoinHostPort(host, port)
+	}
+	return fmt.Sprintf("sealock-source.%s.svc.cluster.local.:9090", namespace)
+}
+
+// defaultCacheDir is where the Deployment has room for it, else below the temporary folder.
+func defaultCacheDir() string {
+	const mounted = "/var/cache/sealock"
+	if info, err := os.Stat(mounted); err == nil && info.IsDir() {
+		return mounted
+	}
+	return filepath.Join(os.TempDir(), "sealock")
+}
