@@ -319,6 +319,12 @@ func TestRights(t *testing.T) {
 		{tenant, "bind", "rbac.authorization.k8s.io", "clusterroles", "", "view", ns, true, "below the ceiling"},
 		{tenant, "bind", "rbac.authorization.k8s.io", "clusterroles", "", "cluster-admin", ns, false, "above it"},
 		{tenant, "create", "kustomize.toolkit.fluxcd.io", "kustomizations", "", "", ns, true, "its own syncs"},
+		{"somebody", "get", "", "services", "proxy", "http:sealed-secrets-controller:http", "sealock-system", true, "the certificate is public"},
+		{"somebody", "get", "", "services", "proxy", "sealock-webhook", "sealock-system", false, "no other Service"},
+		{"somebody", "get", "", "configmaps", "", "sealed-secrets-cert", "sealock-system", true, "as the first"},
+		{"somebody", "get", "", "secrets", "", "sealed-secrets-cert", "sealock-system", false, "keys are not"},
+		{controller, "create", "", "configmaps", "", "", "sealock-system", true, "the public certificate"},
+		{controller, "create", "", "configmaps", "", "", ns, false, "no other ConfigMaps"},
 		{tenant, "create", "sealock.dev", "tenants", "", "", "", false, "tenancy is the platform's"},
 	} {
 		review, err := client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{
