@@ -287,16 +287,16 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestTreeBomb: a few objects that name more files than fit anywhere. Each folder holds the one below it ten times.
+// TestTreeBomb: a few objects that name more files than fit anywhere. Each folder holds the one below it sixteen times: more files than an int counts.
 func TestTreeBomb(t *testing.T) {
 	root := t.TempDir()
 	g := newGitRepo(t, root, "bomb.git")
 	g.write("a", "x")
 	g.git("add", "-A")
 	below := g.git("write-tree")
-	for range 12 {
+	for range 40 {
 		var lines strings.Builder
-		for i := range 10 {
+		for i := range 16 {
 			fmt.Fprintf(&lines, "040000 tree %s\td%d\n", below, i)
 		}
 		below = mktree(g, lines.String())
