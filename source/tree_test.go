@@ -287,7 +287,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestTreeBomb: a few objects that name more files than fit anywhere. Each folder holds the one below it sixteen times: more files than an int counts.
+// TestTreeBomb: a few objects that name more files than fit anywhere. Each folder holds the one below it eight times, forty deep: more files than an int counts, and the sum modulo 2^64 is negative.
 func TestTreeBomb(t *testing.T) {
 	root := t.TempDir()
 	g := newGitRepo(t, root, "bomb.git")
@@ -296,7 +296,7 @@ func TestTreeBomb(t *testing.T) {
 	below := g.git("write-tree")
 	for range 40 {
 		var lines strings.Builder
-		for i := range 16 {
+		for i := range 8 {
 			fmt.Fprintf(&lines, "040000 tree %s\td%d\n", below, i)
 		}
 		below = mktree(g, lines.String())
