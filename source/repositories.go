@@ -191,16 +191,22 @@ func (r *Repositories) acquire(ctx context.Context, owner Owner) (*entryOf, erro
 	}
 }
 
-// drop deletes a held entry.
+// drop deletes a held entry. It leaves the map last: a new entry would write into the folder that is being removed.
 func (r *Repositories) drop(e *entryOf) error {
 	r.mu.Lock()
-	delete(r.entries, e.owner)
+	current := r.entries[e.owner] == e
 	r.mu.Unlock()
+	if !current {
+		return nil // it was dropped before, and the folder may be a new one's
+	}
 	e.forget()
 	if err := os.RemoveAll(e.dir); err != nil {
 		return cacheFailure("a cached repository cannot be removed", err)
 	}
 	_ = os.Remove(filepath.Dir(e.dir)) // the namespace's folder, when it is empty
+	r.mu.Lock()
+	delete(r.entries, e.owner)
+	r.mu.Unlock()
 	return nil
 }
 

@@ -74,8 +74,10 @@ func TestIsAFileSystem(t *testing.T) {
 
 // TestS0Y01IgnoreAndS1Y07: the two spellings of "only deploy" in the seeds, and the default rules.
 func TestS0Y01IgnoreAndS1Y07(t *testing.T) {
-	all := []string{"README.md", "src/main.go", "deploy/a.yaml", "deploy/sub/b.yaml", "deploy.yaml", "x/deploy/no.yaml", ".github/w.yaml", "pic.png",
-		"sub/.sops.yaml", ".sops.yaml", ".gitignore", "deploy/.gitattributes", ".travis.yml", "site.tar.gz"}
+	all := []string{
+		"README.md", "src/main.go", "deploy/a.yaml", "deploy/sub/b.yaml", "deploy.yaml", "x/deploy/no.yaml", ".github/w.yaml", "pic.png",
+		"sub/.sops.yaml", ".sops.yaml", ".gitignore", "deploy/.gitattributes", ".travis.yml", "site.tar.gz",
+	}
 	text := func(s string) *string { return &s }
 	for name, tc := range map[string]struct {
 		ignore *string
@@ -87,8 +89,10 @@ func TestS0Y01IgnoreAndS1Y07(t *testing.T) {
 		"default": {want: []string{"README.md", "deploy.yaml", "deploy/a.yaml", "deploy/sub/b.yaml", "src/main.go", "x/deploy/no.yaml"}},
 		"spec replaces the defaults, not VCS": {
 			ignore: text("*.md"),
-			want: []string{".github/w.yaml", ".sops.yaml", ".travis.yml", "deploy.yaml", "deploy/a.yaml", "deploy/sub/b.yaml", "pic.png",
-				"site.tar.gz", "src/main.go", "sub/.sops.yaml", "x/deploy/no.yaml"},
+			want: []string{
+				".github/w.yaml", ".sops.yaml", ".travis.yml", "deploy.yaml", "deploy/a.yaml", "deploy/sub/b.yaml", "pic.png",
+				"site.tar.gz", "src/main.go", "sub/.sops.yaml", "x/deploy/no.yaml",
+			},
 		},
 		"a file in the tree is for its folder": {
 			more: map[string]string{"deploy/.sourceignore": "*.yaml\n!sub\n", ".sourceignore": "/*\n!/deploy\n!/x"},
