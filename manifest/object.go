@@ -133,7 +133,7 @@ func (o *Object) liftSecret(tokens *plaintext.Tokens) error {
 				return err
 			}
 			opened = opened || wasToken
-			plain = plain || !wasToken
+			plain = plain || !wasToken && v.Len() > 0 // an empty value hides nothing, encrypted or not
 			values[key] = v
 		}
 	}

@@ -56,6 +56,7 @@ type parts struct {
 	artifacts    *source.Storage
 	requeue      chan types.NamespacedName
 	commits      *kustomization.Reconciler
+	unseal       *sealedsecret.Reconciler
 }
 
 // run is THE LIST of everything that runs in one process.
@@ -135,7 +136,11 @@ func (s serviceAccountTokens) ServiceAccountToken(ctx context.Context, namespace
 	return s.Token(ctx, namespace, name, audiences)
 }
 
-func (p *parts) addTenants(context.Context) error {
+// addTenants also reads the tenants once, at once: an index without them would let everybody through every fence.
+func (p *parts) addTenants(ctx context.Context) error {
+	if _, err := p.registry.Reload(ctx, p.mgr.GetAPIReader()); err != nil {
+		return err
+	}
 	r := &tenant.Reconciler{
 		Client: p.mgr.GetClient(), Registry: p.registry, Changed: p.reconsiderAll,
 		Events: p.mgr.GetEventRecorderFor("sealock"), //nolint:staticcheck // core events are what kubectl and flux read
@@ -151,12 +156,13 @@ func (p *parts) addPolicies(context.Context) error {
 	return r.SetupWithManager(p.mgr)
 }
 
-// reconsiderAll has every commit judged again, after a change of tenants or policies.
+// reconsiderAll has everything looked at again that a change of tenants or policies may have allowed or forbidden.
 func (p *parts) reconsiderAll() {
 	go func() { // the queue is bounded, and the caller holds a worker
 		list := &kustomizev1.KustomizationList{}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
+		p.unseal.RetryFailed(ctx)
 		if err := p.mgr.GetClient().List(ctx, list); err != nil {
 			p.log.Error(err, "listing what to judge again")
 			return
@@ -234,17 +240,17 @@ func newDecrypter(d kustomization.Decryption) (pipeline.FileOpener, error) {
 }
 
 func (p *parts) addSealedSecrets(context.Context) error {
-	r := sealedsecret.New(sealedsecret.Options{
+	p.unseal = sealedsecret.New(sealedsecret.Options{
 		Client: p.mgr.GetClient(), Ring: p.ring, Opener: p.sealed, Writer: p.cluster, Grants: p.grantFor,
 		Events: p.mgr.GetEventRecorderFor("sealed-secrets"), //nolint:staticcheck // as above
 	})
 	keys := &sealedsecret.KeyStore{
-		Namespace: p.settings.SystemNamespace, Ring: p.ring, Bits: p.options.keyBits, RenewAfter: p.options.keyRenewal, Changed: r.RetryFailed,
+		Namespace: p.settings.SystemNamespace, Ring: p.ring, Bits: p.options.keyBits, RenewAfter: p.options.keyRenewal, Changed: p.unseal.RetryFailed,
 	}
 	if err := keys.SetupWithManager(p.mgr); err != nil {
 		return err
 	}
-	return r.SetupWithManager(p.mgr, p.options.concurrent)
+	return p.unseal.SetupWithManager(p.mgr, p.options.concurrent)
 }
 
 func (p *parts) addExternalSecrets(ctx context.Context) error {
