@@ -416,3 +416,12 @@ func TestAWholeSetInParallelIsInOrder(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// A path is dotted, and so may a key be: the pod under one must not be taken for the pod under the other.
+func TestPodsBehindDottedKeys(t *testing.T) {
+	e := engine(t, policy("p", `deny contains pod.spec.containers[0].name if some pod in input.pods`))
+	o := object(t, `{apiVersion: example.com/v1, kind: X, metadata: {name: x, namespace: team-a}, a.b: {containers: [{name: hidden}]}, a: {b: {containers: [{name: shown}]}}}`)
+	if diff := cmp.Diff([]string{"[p] hidden", "[p] shown"}, say(t, e, o)); diff != "" {
+		t.Error(diff)
+	}
+}

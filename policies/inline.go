@@ -44,7 +44,7 @@ func runTests(c *compiled, p *v1alpha1.Policy) *Problem {
 		if text := runTest(c, t); text != "" {
 			problem := broken(p, fmt.Sprintf("spec.tests[%d]", i), "%q: %s", t.Name, clean(text))
 			problem.Reason = ReasonTestsFailed
-			return problem.fix("correct the rule or the test; until then the policy is not in force")
+			return problem.fix("correct the rule or the test")
 		}
 	}
 	return nil
