@@ -43,7 +43,9 @@ type Admitter interface {
 // Options of the handler.
 type Options struct {
 	Engine Admitter
-	// Tenants returns the index in use, nil while it is not loaded; then everything is refused.
+	// Tenants returns the index in use, nil while it is not loaded; then everything is refused. It has to follow the
+	// Tenants on every replica, also on those that do not lead. A request about a namespace that it gives to nobody is
+	// refused, since config/webhook sends only those with a tenant's label.
 	Tenants func() *tenants.Index
 	// Exempt lists the user names whose requests are admitted unseen, because they were judged before: the controller
 	// and the platform identity. They are compared whole. One that is a service account also needs the group that only
@@ -169,6 +171,11 @@ func (h *handler) review(ctx context.Context, req *admissionv1.AdmissionRequest,
 		return deny(err.Error()), nil
 	}
 	r.Grant = grant(index, r)
+	if r.Namespace != "" && r.Grant.Tenant == "" && !r.Grant.Platform {
+		// We are asked about namespaces with a tenant's label only: this process has not heard of the Tenant yet, and
+		// must not let pass what it cannot judge.
+		return nil, &failure{http.StatusServiceUnavailable, "the namespace carries the label of a tenant that is not loaded yet"}
+	}
 	answer.Tenant = r.Grant.Tenant
 	found := h.Engine.Admit(ctx, r)
 	for i := range found {

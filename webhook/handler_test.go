@@ -171,10 +171,23 @@ func TestTheAnswerHasTheWordsOfTheReconciler(t *testing.T) {
 	}
 }
 
-func TestOtherNamespacesAreLeftAlone(t *testing.T) {
-	for _, ns := range []string{"other", "kube-system", "sealock-system", "team-a2"} {
+func TestPlatformNamespacesAreLeftAlone(t *testing.T) {
+	for _, ns := range []string{"flux-system", "sealock-system"} {
 		if got := denial(t, ask(t, options(), request("CREATE", strings.ReplaceAll(badPod, "team-a", ns), ""))); got != "" {
 			t.Errorf("%s: %s", ns, got)
+		}
+	}
+}
+
+// We are asked about namespaces with the label of a tenant. One that the index gives to nobody means a stale index.
+func TestANamespaceThatNobodyOwnsIsNotLetPass(t *testing.T) {
+	for _, ns := range []string{"other", "kube-system", "team-a2"} {
+		body, _ := json.Marshal(admissionv1.AdmissionReview{
+			TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}, Request: request("CREATE", strings.ReplaceAll(goodPod, "team-a", ns), ""),
+		})
+		w := post(t, options(), body)
+		if w.Code != http.StatusServiceUnavailable || w.Body.String() != "sealock: the namespace carries the label of a tenant that is not loaded yet\n" {
+			t.Errorf("%s: %d %q", ns, w.Code, w.Body)
 		}
 	}
 }
@@ -190,7 +203,7 @@ func TestT13_EphemeralContainersAreJudgedAsUpdate(t *testing.T) {
 func TestT15_ConnectWithoutMetadata(t *testing.T) {
 	req := request("CONNECT", `{"apiVersion":"v1","kind":"PodExecOptions","container":"c","command":["sh"]}`, "")
 	req.Kind, req.SubResource = metav1.GroupVersionKind{Version: "v1", Kind: "PodExecOptions"}, "exec"
-	for name, tc := range map[string]struct{ ns, want string }{"p": {"team-a", "[own-connect] no exec of p"}, "q": {"other", ""}} {
+	for name, tc := range map[string]struct{ ns, want string }{"p": {"team-a", "[own-connect] no exec of p"}, "q": {"flux-system", ""}} {
 		req.Name, req.Namespace = name, tc.ns
 		if got := denial(t, ask(t, options(), req)); got != tc.want {
 			t.Errorf("%q", got)
