@@ -37,11 +37,11 @@ func resolve(ctx context.Context, known scopes, grant tenants.Grant, o manifest.
 		return o, unknownKind(o)
 	}
 	if err != nil {
-		return o, clean(fault.StageRender, err, o.Ref())
+		return o, clean(fault.StagePlan, err, o.Ref())
 	}
 	if !info.namespaced {
 		if !grant.AllowsClusterKind(info.gvk.Group, info.gvk.Kind) {
-			return o, fault.New(fault.StageGrant, fault.Denied, o.Ref(), "%s is cluster-scoped, and tenant %q may not have it", info.gvk.Kind, grant.Tenant).
+			return o, fault.New(fault.StagePlan, fault.Denied, o.Ref(), "%s is cluster-scoped, and tenant %q may not have it", info.gvk.Kind, grant.Tenant).
 				Fix("take it out, or let the platform team list it in spec.clusterKinds of the Tenant")
 		}
 		if o.Namespace() != "" {
@@ -53,14 +53,14 @@ func resolve(ctx context.Context, known scopes, grant tenants.Grant, o manifest.
 		o = o.WithNamespace(grant.Namespace)
 	}
 	if !grant.AllowsNamespace(o.Namespace()) {
-		return o, fault.New(fault.StageGrant, fault.Denied, o.Ref(), "the namespace %q is not one of tenant %q", o.Namespace(), grant.Tenant).
+		return o, fault.New(fault.StagePlan, fault.Denied, o.Ref(), "the namespace %q is not one of tenant %q", o.Namespace(), grant.Tenant).
 			At("metadata.namespace").Fix("use one of the tenant's namespaces, or let the platform team add it to the Tenant")
 	}
 	return o, nil
 }
 
 func unknownKind(o manifest.Object) error {
-	return fault.New(fault.StageRender, fault.NotFound, o.Ref(), "the cluster does not know %s %s", o.APIVersion(), o.Kind()).
+	return fault.New(fault.StagePlan, fault.NotFound, o.Ref(), "the cluster does not know %s %s", o.APIVersion(), o.Kind()).
 		At("kind").Fix("install its CustomResourceDefinition, or add it to the commit")
 }
 

@@ -193,8 +193,7 @@ func (r *run) render(ctx context.Context, files fs.FS) ([]manifest.Object, strin
 	for _, o := range set {
 		r.scrub.Add(o.Values()...)
 	}
-	set, err = r.Cluster.Resolve(ctx, r.req.Grant, set)
-	if err != nil {
+	if set, err = r.Cluster.Resolve(ctx, r.req.Grant, set); err != nil {
 		return nil, digest, err
 	}
 	return set, digest, unique(set)
@@ -221,50 +220,71 @@ type opening struct {
 	produced manifest.Produced
 }
 
-// openObjects opens all sealed and external secrets, and reports every one that fails. Objects that an external secret
-// needs and that come with the same commit are judged and applied first.
+// openObjects opens all sealed and external secrets, and reports every one that fails. Where one only waits for an
+// object that the same commit brings (the service account that it logs in as), a judged first wave makes that object.
 func (r *run) openObjects(ctx context.Context, set []manifest.Object, res *Result) ([]opening, error) {
 	r.enter(fault.StageOpen)
-	if err := r.firstWave(ctx, set, res); err != nil {
+	out, waiting, err := r.openEach(ctx, set, set)
+	if err != nil || len(waiting) == 0 {
+		return out, err
+	}
+	if err := r.firstWave(ctx, set, waiting, res); err != nil {
 		return nil, err
 	}
 	r.enter(fault.StageOpen)
-	var out []opening
+	var owners []manifest.Object
+	for _, w := range waiting {
+		owners = append(owners, w.owner)
+	}
+	rest, waiting, err := r.openEach(ctx, owners, set)
+	errs := []error{err}
+	for _, w := range waiting {
+		errs = append(errs, w.err)
+	}
+	return append(out, rest...), errors.Join(errs...)
+}
+
+// waiting is an object that cannot be opened before its prerequisites are in the cluster.
+type waiting struct {
+	owner manifest.Object
+	needs []int
+	err   error
+}
+
+// openEach opens what can be opened. A NotFound of an object with prerequisites in the set is not final.
+func (r *run) openEach(ctx context.Context, objects, set []manifest.Object) (out []opening, later []waiting, err error) {
 	var errs []error
-	for _, o := range set {
+	for _, o := range objects {
 		for _, opener := range r.Openers {
 			if !opener.Opens(o) {
 				continue
 			}
 			p, err := opener.Open(ctx, r.req.Grant, o, set)
-			if err != nil {
-				errs = append(errs, err)
+			if err == nil {
+				r.scrub.Add(p.Secret.Values()...)
+				out = append(out, opening{owner: o, produced: p})
 				break
 			}
-			r.scrub.Add(p.Secret.Values()...)
-			out = append(out, opening{owner: o, produced: p})
+			if needs := opener.Prerequisites(o, set); len(needs) > 0 && fault.KindOf(err) == fault.NotFound {
+				later = append(later, waiting{owner: o, needs: needs, err: err})
+				break
+			}
+			errs = append(errs, err)
 			break
 		}
 	}
-	return out, errors.Join(errs...)
+	return out, later, errors.Join(errs...)
 }
 
-// firstWave applies the prerequisites that the set brings along and that the cluster does not have yet.
-func (r *run) firstWave(ctx context.Context, set []manifest.Object, res *Result) error {
+// firstWave applies the prerequisites that the set brings along and that the cluster does not have yet. The whole set is
+// judged before; the opened Secrets follow with the rest.
+func (r *run) firstWave(ctx context.Context, set []manifest.Object, later []waiting, res *Result) error {
 	need := map[int]bool{}
-	for _, o := range set {
-		for _, opener := range r.Openers {
-			if opener.Opens(o) {
-				for _, i := range opener.Prerequisites(o, set) {
-					need[i] = true
-				}
-			}
+	for _, w := range later {
+		for _, i := range w.needs {
+			need[i] = true
 		}
 	}
-	if len(need) == 0 {
-		return nil
-	}
-	// The whole set is judged before the first object of the wave is written; the opened Secrets follow with the rest.
 	if _, err := r.judge(ctx, set, nil); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -29,6 +30,7 @@ type stages struct {
 	plan   manifest.Plan
 	needs  []int
 	keep   bool
+	waits  bool // opening needs what a first wave applies
 	unread []manifest.Unready
 }
 
@@ -59,7 +61,11 @@ func (s *stages) Prerequisites(manifest.Object, []manifest.Object) []int {
 
 func (s *stages) Open(_ context.Context, _ tenants.Grant, o manifest.Object, _ []manifest.Object) (manifest.Produced, error) {
 	data := map[string]plaintext.Value{"p": plaintext.FromString(canary)}
-	return manifest.Produced{Owner: o.Ref(), Keep: s.keep, Secret: manifest.NewSecret(o.Namespace(), o.Name(), "", data, manifest.Sealed, o.Source)}, s.at("open " + o.Name())
+	err := s.at("open " + o.Name())
+	if s.waits && !slices.Contains(s.log, "apply 1") {
+		err = fault.New(fault.StageOpen, fault.NotFound, o.Ref(), "no service account")
+	}
+	return manifest.Produced{Owner: o.Ref(), Keep: s.keep, Secret: manifest.NewSecret(o.Namespace(), o.Name(), "", data, manifest.Sealed, o.Source)}, err
 }
 
 func (s *stages) Judge(_ context.Context, _ tenants.Grant, set []manifest.Object, _ string) ([]fault.Violation, error) {
@@ -215,15 +221,25 @@ func TestAPanicIsAnErrorWithoutItsValue(t *testing.T) {
 }
 
 func TestPrerequisitesFormAJudgedFirstWave(t *testing.T) {
-	s := &stages{set: set(t), needs: []int{0}}
+	s := &stages{set: set(t), needs: []int{0}, waits: true}
 	if res := runWith(t, s, false); res.Err != nil {
 		t.Fatal(res.Err)
 	}
-	want := []string{"source", "decrypt", "render", "resolve", "judge 3", "plan 1", "record 2", "apply 1", "open one", "open two", "judge 5", "plan 3", "dry one", "dry two", "record 4", "apply 3", "write one", "write two", "health"}
+	want := []string{"source", "decrypt", "render", "resolve", "open one", "open two", "judge 3", "plan 1", "record 2", "apply 1", "open one", "open two", "judge 5", "plan 3", "dry one", "dry two", "record 4", "apply 3", "write one", "write two", "health"}
 	if diff := cmp.Diff(want, s.log); diff != "" {
 		t.Error(diff)
 	}
-	s = &stages{set: set(t), needs: []int{0}, fail: map[string]error{"deny": fault.New(fault.StageJudge, fault.Denied, fault.Ref{Kind: "X"}, "no")}}
+	s = &stages{set: set(t), needs: []int{0}}
+	if res := runWith(t, s, false); res.Err != nil || slices.Contains(s.log, "apply 1") {
+		t.Errorf("a wave although everything could be opened: %v %v", res.Err, s.log)
+	}
+	s = &stages{set: set(t), needs: []int{0}, fail: map[string]error{"open two": fault.New(fault.StageOpen, fault.NoKey, fault.Ref{}, "no key")}, waits: true}
+	s.fail["open one"] = s.fail["open two"]
+	s.waits = false
+	if res := runWith(t, s, false); res.Err == nil || slices.Contains(s.log, "apply 1") {
+		t.Errorf("a wave although something can never be opened: %v", s.log)
+	}
+	s = &stages{set: set(t), needs: []int{0}, waits: true, fail: map[string]error{"deny": fault.New(fault.StageJudge, fault.Denied, fault.Ref{Kind: "X"}, "no")}}
 	if res := runWith(t, s, false); res.Err == nil || strings.Contains(strings.Join(s.log, " "), "apply") {
 		t.Errorf("the wave was applied though the set was denied: %v", s.log)
 	}

@@ -98,7 +98,7 @@ func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error)
 	if p.cluster, err = cluster.New(ctx, cluster.Options{Config: p.config, Key: p.key}); err != nil {
 		return err
 	}
-	p.policies = policies.NewEngine(policies.Options{Key: p.key})
+	p.policies = policies.NewEngine(policies.Options{Key: p.key, Now: time.Now})
 	dir := p.options.cacheDir
 	if p.repositories, err = source.NewRepositories(filepath.Join(dir, "git"), p.key, source.DefaultLimits()); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -142,7 +143,7 @@ func judge(ctx context.Context, with judges, grant tenants.Grant, set []manifest
 		// Fences are judged before policies, as in the controller.
 		return v, v.refuse(err)
 	}
-	engine := policies.NewEngine(policies.Options{Key: plaintext.RandomKey()})
+	engine := policies.NewEngine(policies.Options{Key: plaintext.RandomKey(), Now: time.Now})
 	engine.Use(snapshot)
 	violations, err := engine.JudgeAt(ctx, policies.Commit, grant, resolved, "")
 	if err != nil {

@@ -63,7 +63,7 @@ type Reconciler struct {
 	now    func() time.Time
 
 	mu    sync.Mutex
-	dirty map[types.NamespacedName]int    // its store changed so often; gone after a success that saw the last change
+	dirty map[types.NamespacedName]int    // it was touched, or its store changed, so often; gone after a success that saw the last change
 	valid map[types.NamespacedName]string // the version of its Secret that was found valid
 }
 
@@ -137,7 +137,7 @@ type outcome struct {
 
 func (r *Reconciler) refresh(ctx context.Context, obj manifest.Object, why reason) outcome {
 	maxAge := coalesce
-	if why == dueChanged {
+	if why == dueChanged || why == dueAgain {
 		maxAge = 0 // whoever touches the object wants what is there now
 	}
 	produced, err := r.opener.Refresh(ctx, r.grants(obj.Namespace()), obj, maxAge)
@@ -222,7 +222,7 @@ func (r *Reconciler) changes(name types.NamespacedName) int {
 	return r.dirty[name]
 }
 
-// touch notes that a store of the ExternalSecret changed.
+// touch notes that a store of the ExternalSecret changed, or its own labels or annotations.
 func (r *Reconciler) touch(name types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

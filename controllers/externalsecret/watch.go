@@ -2,6 +2,7 @@ package externalsecret
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,6 +45,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, con
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("externalsecret").
 		For(newObject("ExternalSecret"), builder.WithPredicates(touched())).
+		Watches(newObject("ExternalSecret"), r.touchedByHand()).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.usersOfSecret)).
 		Watches(newObject(kindStore), r.usersOfStore(kindStore)).
 		Watches(newObject(kindClusterStore), r.usersOfStore(kindClusterStore)).
@@ -120,6 +122,22 @@ func indexes() []index {
 // touched passes what an ExternalSecret is refreshed for: spec, labels and annotations. Status writes are ours.
 func touched() predicate.Predicate {
 	return predicate.Or(predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}, predicate.AnnotationChangedPredicate{})
+}
+
+// touchedByHand has an ExternalSecret refreshed whose labels or annotations changed, even when they are as before by the
+// time that it is looked at: `kubectl annotate es NAME force-sync=...` is how people ask for a refresh, and where Git
+// holds the object the annotation is taken back at once.
+func (r *Reconciler) touchedByHand() handler.EventHandler {
+	return handler.Funcs{
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			if maps.Equal(e.ObjectOld.GetAnnotations(), e.ObjectNew.GetAnnotations()) && maps.Equal(e.ObjectOld.GetLabels(), e.ObjectNew.GetLabels()) {
+				return
+			}
+			name := client.ObjectKeyFromObject(e.ObjectNew)
+			r.touch(name)
+			q.Add(reconcile.Request{NamespacedName: name})
+		},
+	}
 }
 
 // list returns the objects of a kind that an index holds under the value. The cache does not fail once it is filled.

@@ -79,9 +79,7 @@ func (r *Reconciler) recordInventory(ctx context.Context, ks *kustomizev1.Kustom
 		s.LastAttemptedRevision = revision
 		s.Inventory = entries(union)
 		set(s, ks.Generation, fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingReason, "Applying revision "+revision)
-		if !meta.IsStatusConditionFalse(s.Conditions, fluxmeta.ReadyCondition) {
-			set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionUnknown, fluxmeta.ProgressingReason, "Reconciliation in progress")
-		}
+		set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionUnknown, fluxmeta.ProgressingReason, "Reconciliation in progress")
 	})
 	if err != nil {
 		return fault.New(fault.StageApply, fault.Transient, refOf(ks), "recording the inventory failed").Fix("the commit is retried; nothing was written")
@@ -122,8 +120,8 @@ func judgeFailure(err error) verdict {
 	case dependency:
 		return verdict{fluxmeta.DependencyNotReadyReason, false}
 	case fault.StageDecrypt, fault.StageRender, fault.StageOpen:
-		if kind == fault.NotFound && fault.StageOf(err) == fault.StageRender && strings.Contains(err.Error(), "path") {
-			return verdict{fluxmeta.ArtifactFailedReason, false}
+		if kind == fault.NotFound && fault.StageOf(err) == fault.StageRender {
+			return verdict{fluxmeta.ArtifactFailedReason, false} // spec.path does not exist in the artifact
 		}
 		return verdict{fluxmeta.BuildFailedReason, false}
 	case fault.StageJudge:

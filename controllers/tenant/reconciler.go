@@ -46,12 +46,8 @@ type Reconciler struct {
 
 // Reconcile is called for a change of a Tenant, of one of its namespaces, or of a role binding in them.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	changed, err := r.Registry.Reload(ctx, r.Client)
-	if err != nil {
+	if err := r.reload(ctx); err != nil {
 		return ctrl.Result{}, err
-	}
-	if changed && r.Changed != nil {
-		r.Changed()
 	}
 	t := &v1alpha1.Tenant{}
 	if err := r.Client.Get(ctx, req.NamespacedName, t); err != nil {
@@ -67,8 +63,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			return ctrl.Result{}, client.IgnoreNotFound(err)
 		}
 	}
-	err = r.provide(ctx, t)
+	err := r.provide(ctx, t)
 	return ctrl.Result{}, errors.Join(err, r.report(ctx, t, err))
+}
+
+func (r *Reconciler) reload(ctx context.Context) error {
+	changed, err := r.Registry.Reload(ctx, r.Client)
+	if changed && r.Changed != nil {
+		r.Changed()
+	}
+	return err
 }
 
 // provide makes the namespaces and bindings of the tenant, and takes back what is no longer its own.

@@ -9,6 +9,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -19,6 +20,9 @@ import (
 // SetupWithManager registers the controller. Namespaces and role bindings are watched so that what somebody removes by
 // hand is made again.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	if err := r.setupIndex(mgr); err != nil {
+		return err
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("tenant").
 		For(&v1alpha1.Tenant{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
@@ -26,6 +30,20 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&rbacv1.RoleBinding{}, handler.EnqueueRequestsFromMapFunc(byLabel), builder.WithPredicates(predicate.NewPredicateFuncs(
 			func(o client.Object) bool { return o.GetName() == bindingName }))).
 		Complete(r)
+}
+
+// setupIndex keeps the index on every replica, since every replica answers the webhook. All changes are one request.
+func (r *Reconciler) setupIndex(mgr ctrl.Manager) error {
+	everyReplica := false
+	all := []reconcile.Request{{NamespacedName: types.NamespacedName{Name: "all"}}}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("tenant-index").
+		Watches(&v1alpha1.Tenant{}, handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request { return all }),
+			builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		WithOptions(controller.Options{NeedLeaderElection: &everyReplica, MaxConcurrentReconciles: 1}).
+		Complete(reconcile.Func(func(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
+			return reconcile.Result{}, r.reload(ctx)
+		}))
 }
 
 // ownerOf maps a namespace to the tenant that has it by the index, and to the one that its label names.

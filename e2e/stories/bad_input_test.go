@@ -33,7 +33,7 @@ func badCommits(tm *team, secret string) map[string]struct {
 		return bad{map[string]string{"bad.yaml": text}, reason, append(want, "bad.yaml")}
 	}
 	return map[string]bad{
-		"wrong key":          one(foreign, "BuildFailed", "no key", tm.name+"-age"),
+		"wrong key":          one(foreign, "BuildFailed", "no identity", tm.name+"-age"),
 		"tampered":           one(strings.Replace(good, "name: x", "name: y", 1), "BuildFailed", "MAC"),
 		"truncated sealed":   one(sealed[:cut]+"\n  template:\n    metadata: {name: x, namespace: "+tm.name+"}\n", "BuildFailed", "password"),
 		"wrong scope":        one(strings.ReplaceAll(sealed, "name: x", "name: z"), "BuildFailed", "SealedSecret", "password"),
@@ -117,7 +117,7 @@ func TestT21_SymlinksStayInside(t *testing.T) {
 		commit, err := tm.CommitAndPush(tm.ctx, "symlink", "link")
 		tm.ok(err)
 		tm.fetch()
-		if message := tm.refusedAt(commit, "BuildFailed"); !strings.Contains(message, "evil.yaml") || strings.Contains(message, "root:") {
+		if message := tm.refusedAt(commit, "ArtifactFailed"); !strings.Contains(message, "evil.yaml") || strings.Contains(message, "root:") {
 			t.Errorf("%s: %s", target, message)
 		}
 	}

@@ -89,7 +89,7 @@ func TestOneCommit(t *testing.T) {
 	if strings.Count(out, "True") < 5 {
 		t.Errorf("kubectl get does not show five things ready:\n%s", out)
 	}
-	events, err := tm.Kubectl(tm.ctx, "", "-n", "commit", "get", "events")
+	events, err := tm.Kubectl(tm.ctx, "", "-n", "commit", "get", "events", "-o", "jsonpath={range .items[*]}{.reason} {.message}{'\n'}{end}")
 	tm.ok(err)
 	if !strings.Contains(events, "Deployment/commit/c deleted") || !strings.Contains(events, "NewArtifact") {
 		t.Errorf("events:\n%s", events)
@@ -126,7 +126,7 @@ func TestActsAsTheTenant(t *testing.T) {
 	t.Parallel()
 	tm := newTeam(t, "identity")
 	tm.push(map[string]string{"a.yaml": configMap("a", "1")})
-	tm.apply(tm.source() + tm.sync())
+	tm.apply(tm.source("  ref: {branch: main}") + tm.sync())
 	tm.ok(tm.WaitReady(tm.ctx, patience, "identity", "app", ""))
 	audit, err := tm.Audit()
 	tm.ok(err)

@@ -125,7 +125,7 @@ func TestMetricsAndProbes(t *testing.T) {
 			t.Errorf("%s: %s", path, resp.Status)
 		}
 	}
-	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/gitrepository/x/y/z.tar.gz", world.Ports.Artifacts))
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/gitrepository/x/y/"+strings.Repeat("a", 40)+".tar.gz", world.Ports.Artifacts))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ func TestOneVerdict(t *testing.T) {
 	if tm.exists("v1", "Pod", "p") != nil || str(tm.exists("v1", "ConfigMap", "a"), "data", "value") != "1" {
 		t.Error("something of the denied commit was written")
 	}
+	tm.apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: reconciler, namespace: verdict}\n") // Kubernetes looks for it before it asks us
 	_, err := tm.Kubectl(tm.ctx, pod, "-n", "verdict", "apply", "-f", "-")
 	if err == nil || !strings.Contains(err.Error(), words) {
 		t.Errorf("the webhook does not say %q: %v", words, err)
@@ -41,6 +42,7 @@ func TestT1_ReservedServiceAccounts(t *testing.T) {
 	tm := newTeam(t, "reserved")
 	spec := "{serviceAccountName: reconciler, restartPolicy: Never, containers: [{name: c, image: i}]}"
 	template := "{metadata: {labels: {a: b}}, spec: " + spec + "}"
+	tm.apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: reconciler, namespace: reserved}\n")
 	for kind, text := range map[string]string{
 		"Pod":        "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: " + spec,
 		"Deployment": "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\nspec: {selector: {matchLabels: {a: b}}, template: " + strings.Replace(template, "restartPolicy: Never, ", "", 1) + "}",
