@@ -186,7 +186,7 @@ func (w *World) StartController(ctx context.Context, detached bool, args ...stri
 		return err
 	}
 	ready := fmt.Sprintf("http://%s/readyz", addr(w.Ports.Health))
-	return w.Wait(ctx, time.Minute, "the controller to be ready (log: "+w.Log+")", func(ctx context.Context) (bool, error) {
+	err = w.Wait(ctx, time.Minute, "the controller to be ready (log: "+w.Log+")", func(ctx context.Context) (bool, error) {
 		select {
 		case err := <-p.done:
 			p.done <- err
@@ -203,6 +203,14 @@ func (w *World) StartController(ctx context.Context, detached bool, args ...stri
 		}
 		defer resp.Body.Close()
 		return resp.StatusCode == http.StatusOK, nil
+	})
+	if err != nil {
+		return err
+	}
+	// Every replica is ready before one of them leads; what the leader publishes follows.
+	return w.Wait(ctx, time.Minute, "the sealing certificate to be published", func(ctx context.Context) (bool, error) {
+		o, err := w.Get(ctx, "v1", "ConfigMap", SystemNamespace, "sealed-secrets-cert")
+		return o != nil, err
 	})
 }
 

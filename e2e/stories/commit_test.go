@@ -89,7 +89,7 @@ func TestOneCommit(t *testing.T) {
 	if strings.Count(out, "True") < 5 {
 		t.Errorf("kubectl get does not show five things ready:\n%s", out)
 	}
-	events, err := tm.Kubectl(tm.ctx, "", "-n", "commit", "get", "events", "-o", "jsonpath={range .items[*]}{.reason} {.message}{'\n'}{end}")
+	events, err := tm.Kubectl(tm.ctx, "", "-n", "commit", "get", "events", "-o", "jsonpath={range .items[*]}{.reason} {.message} / {end}")
 	tm.ok(err)
 	if !strings.Contains(events, "Deployment/commit/c deleted") || !strings.Contains(events, "NewArtifact") {
 		t.Errorf("events:\n%s", events)
