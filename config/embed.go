@@ -15,7 +15,7 @@ import (
 )
 
 //go:embed */*.yaml
-var files embed.FS //nolint:gochecknoglobals // go:embed needs a variable
+var files embed.FS
 
 // Folders of this directory that Build takes.
 const (

@@ -13,7 +13,7 @@ import (
 )
 
 // shape is what an encrypted value looks like. It is stricter than the library's own: nothing may follow the bracket.
-var shape = regexp.MustCompile(`^ENC\[AES256_GCM,data:([A-Za-z0-9+/=]*),iv:([A-Za-z0-9+/=]+),tag:([A-Za-z0-9+/=]+),type:([a-z]+)\]$`) //nolint:gochecknoglobals // a constant
+var shape = regexp.MustCompile(`^ENC\[AES256_GCM,data:([A-Za-z0-9+/=]*),iv:([A-Za-z0-9+/=]+),tag:([A-Za-z0-9+/=]+),type:([a-z]+)\]$`)
 
 // cipher opens the values of one file for sops.Tree.Decrypt.
 //

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"sealock.dev/sealock/api/sealock/v1alpha1"
@@ -18,8 +19,6 @@ import (
 	"sealock.dev/sealock/plaintext"
 	"sealock.dev/sealock/tenants"
 	"sealock.dev/sealock/vault"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const canary = "cAnArY-es-9911/+="

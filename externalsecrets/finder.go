@@ -16,7 +16,7 @@ const (
 )
 
 // The kinds that an ExternalSecret refers to, directly or through its store.
-var ( //nolint:gochecknoglobals // constants
+var (
 	gvkExternalSecret = v1.GroupVersion.WithKind("ExternalSecret")
 	gvkStore          = v1.GroupVersion.WithKind(kindStore)
 	gvkClusterStore   = v1.GroupVersion.WithKind(kindClusterStore)

@@ -91,7 +91,7 @@ func (o *Opener) Refresh(ctx context.Context, grant tenants.Grant, obj manifest.
 }
 
 // ErrForeignClass says that spec.controller of a store names another controller.
-var ErrForeignClass = errors.New("the store belongs to another controller") //nolint:gochecknoglobals // a sentinel
+var ErrForeignClass = errors.New("the store belongs to another controller")
 
 func (o *Opener) class() string {
 	if o.Class == "" {

@@ -24,7 +24,7 @@ const (
 	deletionMerge         = "Merge"
 )
 
-var secretKey = regexp.MustCompile(`^[-._a-zA-Z0-9]{1,253}$`) //nolint:gochecknoglobals // a constant
+var secretKey = regexp.MustCompile(`^[-._a-zA-Z0-9]{1,253}$`)
 
 // Spec returns the spec of an ExternalSecret with its defaults filled in. Whatever is not served is an error of kind
 // Invalid that names the field.

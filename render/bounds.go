@@ -31,7 +31,7 @@ func bounded(file string, data []byte) (err error) {
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
-			return nil //nolint:nilerr // as said above
+			return nil
 		}
 		total += weigh(&doc, sizes, 0, limits)
 		if total > limits.Nodes {

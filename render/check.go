@@ -17,7 +17,7 @@ import (
 
 // remote is what people mean as a URL. It only chooses the words: whatever does not exist in the repository is refused,
 // and what exists is rewritten so that kustomize takes it for a path.
-var remote = regexp.MustCompile(`(?i)://|^[a-z]+::|^[\w.-]+@[\w.-]+[:/]|^(github|gitlab|bitbucket)\.\w+[/:]|\?(ref|version)=`) //nolint:gochecknoglobals // a constant
+var remote = regexp.MustCompile(`(?i)://|^[a-z]+::|^[\w.-]+@[\w.-]+[:/]|^(github|gitlab|bitbucket)\.\w+[/:]|\?(ref|version)=`)
 
 // prepare checks the kustomization of the built directory with the options merged in, or makes one.
 func (f *fileSystem) prepare() error {

@@ -19,7 +19,7 @@ import (
 const mount = "/repository"
 
 // ciphertext is the MAC of a SOPS file in any of its formats.
-var ciphertext = regexp.MustCompile(`(?m)^\s*(sops_)?"?mac"?\s*[:=]\s*"?ENC\[AES256_GCM,|"mac":\s*"ENC\[AES256_GCM,`) //nolint:gochecknoglobals // a constant
+var ciphertext = regexp.MustCompile(`(?m)^\s*(sops_)?"?mac"?\s*[:=]\s*"?ENC\[AES256_GCM,|"mac":\s*"ENC\[AES256_GCM,`)
 
 // role says how kustomize reads a file.
 type role int

@@ -91,8 +91,10 @@ type item struct {
 
 func (i item) ref() fault.Ref {
 	meta, _ := i.body["metadata"].(map[string]any)
-	return fault.Ref{APIVersion: text(i.body["apiVersion"]), Kind: text(i.body["kind"]), Namespace: text(meta["namespace"]),
-		Name: text(meta["name"]), File: i.src.File, Line: i.src.Line}
+	return fault.Ref{
+		APIVersion: text(i.body["apiVersion"]), Kind: text(i.body["kind"]), Namespace: text(meta["namespace"]),
+		Name: text(meta["name"]), File: i.src.File, Line: i.src.Line,
+	}
 }
 
 func text(v any) string { s, _ := v.(string); return s }

@@ -214,8 +214,10 @@ func TestOptionsAreMergedAsFluxDoes(t *testing.T) {
 }
 
 func TestOptionsOnAPlainFolder(t *testing.T) {
-	files := repo(map[string]string{"app/d.yaml": deployment, "app/sub/c.yaml": configMap("c"), "app/x.json": "{}", "app/unit/kustomization.yaml": "resources: [e.yaml]", "app/unit/e.yaml": configMap("e"),
-		"app/comp/kustomization.yaml": "kind: Component\nnamePrefix: c-\n"})
+	files := repo(map[string]string{
+		"app/d.yaml": deployment, "app/sub/c.yaml": configMap("c"), "app/x.json": "{}", "app/unit/kustomization.yaml": "resources: [e.yaml]", "app/unit/e.yaml": configMap("e"),
+		"app/comp/kustomization.yaml": "kind: Component\nnamePrefix: c-\n",
+	})
 	o := Options{Dir: "app", NamePrefix: "p-", Patches: []Patch{{Patch: `[{"op":"replace","path":"/spec/replicas","value":5}]`, Target: &Target{Kind: "Deployment"}}}}
 	delete(files, "app/comp/kustomization.yaml")
 	set := mustBuild(t, files, o, nil)

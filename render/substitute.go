@@ -16,7 +16,7 @@ import (
 // substituteKey switches substitution off for an object, as label or annotation with the value "disabled".
 const substituteKey = "kustomize.toolkit.fluxcd.io/substitute"
 
-var variableName = regexp.MustCompile(`^[_a-zA-Z][_a-zA-Z0-9]*$`) //nolint:gochecknoglobals // a constant
+var variableName = regexp.MustCompile(`^[_a-zA-Z][_a-zA-Z0-9]*$`)
 
 // variable is one value for substitution. One from a Secret is never looked at as text.
 type variable struct {

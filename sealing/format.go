@@ -165,7 +165,7 @@ func Seal(value plaintext.Value, label []byte, public *rsa.PublicKey) (string, e
 		return "", err
 	}
 	out := make([]byte, 2, 2+n+value.Len()+tagBytes)
-	binary.BigEndian.PutUint16(out, uint16(n)) //nolint:gosec // bounded by maxModulus above
+	binary.BigEndian.PutUint16(out, uint16(n))
 	out = append(out, wrapped...)
 	out = gcm.Seal(out, make([]byte, gcm.NonceSize()), value.Reveal(), nil)
 	return base64.StdEncoding.EncodeToString(out), nil

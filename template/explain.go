@@ -16,10 +16,10 @@ type place struct{ line, column int }
 // The shapes of text/template's own messages. What they capture is a number, a name on our list, or an identifier that
 // stands in the template itself; all else of the message is dropped.
 var (
-	position        = regexp.MustCompile(`^template: ` + source + `:(\d+)(?::(\d+))?: `)                      //nolint:gochecknoglobals // a constant
-	calling         = regexp.MustCompile(`error calling (\w{1,40}):`)                                         //nolint:gochecknoglobals // a constant
-	unknownFunction = regexp.MustCompile(`^template: ` + source + `:\d+: function "(\w{1,40})" not defined$`) //nolint:gochecknoglobals // a constant
-	missingKey      = regexp.MustCompile(`map has no entry for key "([A-Za-z_][A-Za-z0-9_]{0,62})"$`)         //nolint:gochecknoglobals // a constant
+	position        = regexp.MustCompile(`^template: ` + source + `:(\d+)(?::(\d+))?: `)
+	calling         = regexp.MustCompile(`error calling (\w{1,40}):`)
+	unknownFunction = regexp.MustCompile(`^template: ` + source + `:\d+: function "(\w{1,40})" not defined$`)
+	missingKey      = regexp.MustCompile(`map has no entry for key "([A-Za-z_][A-Za-z0-9_]{0,62})"$`)
 )
 
 func invalid(name string, at place, words string) *fault.Error {

@@ -21,8 +21,10 @@ func str(v any) string {
 	return fmt.Sprint(v)
 }
 
-func contains(_ *meter, a []any) (any, error)  { return strings.Contains(str(a[1]), str(a[0])), nil }
+func contains(_ *meter, a []any) (any, error) { return strings.Contains(str(a[1]), str(a[0])), nil }
+
 func hasPrefix(_ *meter, a []any) (any, error) { return strings.HasPrefix(str(a[1]), str(a[0])), nil }
+
 func hasSuffix(_ *meter, a []any) (any, error) { return strings.HasSuffix(str(a[1]), str(a[0])), nil }
 func lower(_ *meter, a []any) (any, error)     { return strings.ToLower(str(a[0])), nil }
 func upper(_ *meter, a []any) (any, error)     { return strings.ToUpper(str(a[0])), nil }
@@ -251,7 +253,7 @@ func printLine(_ *meter, a []any) (any, error)  { return fmt.Sprintln(a...), nil
 
 // unbounded finds what lets a short format make a long text: widths of four digits, widths from arguments, and
 // arguments that are named again.
-var unbounded = regexp.MustCompile(`%[-+# 0]*(\d{4,}|\d*\.\d{4,}|[\d.]*[*\[])`) //nolint:gochecknoglobals // a constant
+var unbounded = regexp.MustCompile(`%[-+# 0]*(\d{4,}|\d*\.\d{4,}|[\d.]*[*\[])`)
 
 func printFormat(_ *meter, a []any) (any, error) {
 	format := str(a[0])

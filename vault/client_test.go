@@ -13,8 +13,10 @@ import (
 )
 
 func login(identity string) Login {
-	return Login{Identity: identity, Method: Kubernetes, Mount: "kubernetes", Role: "app",
-		Secret: func(context.Context) (plaintext.Value, error) { return plaintext.FromString("jwt-of-" + identity), nil }}
+	return Login{
+		Identity: identity, Method: Kubernetes, Mount: "kubernetes", Role: "app",
+		Secret: func(context.Context) (plaintext.Value, error) { return plaintext.FromString("jwt-of-" + identity), nil },
+	}
 }
 
 func tokenLogin(token string) Login {
@@ -216,8 +218,10 @@ func TestSealedVaultIsTransient(t *testing.T) {
 func TestT18_EnvironmentIsNotRead(t *testing.T) {
 	f, trap := newFake(t), newFake(t)
 	f.secrets["secret/data/app"] = hello
-	for k, v := range map[string]string{"VAULT_ADDR": trap.URL, "VAULT_AGENT_ADDR": trap.URL, "VAULT_TOKEN": "static", "VAULT_NAMESPACE": "ambient", "VAULT_HEADERS": `{"x":"y"}`,
-		"VAULT_SKIP_VERIFY": "nonsense", "VAULT_CACERT": "/nonexistent", "HTTP_PROXY": trap.URL, "http_proxy": trap.URL, "VAULT_HTTP_PROXY": trap.URL, "VAULT_PROXY_ADDR": trap.URL} {
+	for k, v := range map[string]string{
+		"VAULT_ADDR": trap.URL, "VAULT_AGENT_ADDR": trap.URL, "VAULT_TOKEN": "static", "VAULT_NAMESPACE": "ambient", "VAULT_HEADERS": `{"x":"y"}`,
+		"VAULT_SKIP_VERIFY": "nonsense", "VAULT_CACERT": "/nonexistent", "HTTP_PROXY": trap.URL, "http_proxy": trap.URL, "VAULT_HTTP_PROXY": trap.URL, "VAULT_PROXY_ADDR": trap.URL,
+	} {
 		t.Setenv(k, v)
 	}
 	if _, err := New(Options{}).Read(t.Context(), f.target(), login("a"), mustPath(t, "app"), 0); err != nil {

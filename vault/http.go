@@ -66,8 +66,10 @@ func (c *Client) pool(ca []byte) (*http.Client, error) {
 	client := &http.Client{
 		Timeout: c.opts.Timeout,
 		// No Proxy: a proxy of the environment would see the tokens.
-		Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16, MaxConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
-			TLSHandshakeTimeout: 10 * time.Second, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext},
+		Transport: &http.Transport{
+			TLSClientConfig: conf, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16, MaxConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
+			TLSHandshakeTimeout: 10 * time.Second, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		},
 		// A redirect would carry the token to an address that nobody allowed.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

@@ -130,8 +130,10 @@ func TestRealAppRole(t *testing.T) {
 	a.call("POST", "auth/approle/role/real", map[string]any{"token_policies": "real-role", "token_ttl": "1h"})
 	id, _ := a.call("GET", "auth/approle/role/real/role-id", nil)["role_id"].(string)
 	secret, _ := a.call("POST", "auth/approle/role/real/secret-id", nil)["secret_id"].(string)
-	login := Login{Identity: "real", Method: AppRole, Mount: "approle", RoleID: plaintext.FromString(id),
-		Secret: func(context.Context) (plaintext.Value, error) { return plaintext.FromString(secret + "\n"), nil }}
+	login := Login{
+		Identity: "real", Method: AppRole, Mount: "approle", RoleID: plaintext.FromString(id),
+		Secret: func(context.Context) (plaintext.Value, error) { return plaintext.FromString(secret + "\n"), nil },
+	}
 	c := New(Options{})
 	read := func() error {
 		_, err := c.Read(t.Context(), Target{Server: a.addr}, login, mustPath(t, "real/role"), 0)

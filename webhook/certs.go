@@ -27,7 +27,7 @@ import (
 
 const (
 	// SecretName of the serving certificate, in Sealock's own namespace.
-	SecretName = "sealock-webhook-tls" //nolint:gosec // a name
+	SecretName = "sealock-webhook-tls"
 	// ConfigurationName of the ValidatingWebhookConfiguration.
 	ConfigurationName = "sealock"
 

@@ -293,9 +293,15 @@ func TestT10_LabelMatrix(t *testing.T) {
 		tried := 0
 		for _, way := range labelChanges() {
 			for _, labels := range []map[string]any{
-				{v1alpha1.TenantLabel: "team-b"}, {v1alpha1.TenantLabel: nil}, {v1alpha1.TenantLabel: ""},
-				{"pod-security.kubernetes.io/enforce": "privileged"}, {"pod-security.kubernetes.io/enforce": nil}, {"pod-security.kubernetes.io/audit": "privileged"},
-				{"sealock.dev/other": "y"}, {"sealock.dev/other": nil}, {"sealock.dev/new": "z"},
+				{v1alpha1.TenantLabel: "team-b"},
+				{v1alpha1.TenantLabel: nil},
+				{v1alpha1.TenantLabel: ""},
+				{"pod-security.kubernetes.io/enforce": "privileged"},
+				{"pod-security.kubernetes.io/enforce": nil},
+				{"pod-security.kubernetes.io/audit": "privileged"},
+				{"sealock.dev/other": "y"},
+				{"sealock.dev/other": nil},
+				{"sealock.dev/new": "z"},
 				{v1alpha1.TenantLabel: nil, "pod-security.kubernetes.io/enforce": "privileged"},
 			} {
 				err := way.write(t.Context(), alice, name, labels)

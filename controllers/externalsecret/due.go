@@ -3,9 +3,8 @@ package externalsecret
 import (
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	v1 "sealock.dev/sealock/api/externalsecrets/v1"
 	"sealock.dev/sealock/externalsecrets"

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -20,8 +21,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-
-	"github.com/google/go-cmp/cmp"
 
 	v1 "sealock.dev/sealock/api/externalsecrets/v1"
 	"sealock.dev/sealock/externalsecrets"
@@ -79,7 +78,7 @@ type bench struct {
 	clock   time.Time
 }
 
-var at = types.NamespacedName{Namespace: "team-a", Name: "db"} //nolint:gochecknoglobals // a constant
+var at = types.NamespacedName{Namespace: "team-a", Name: "db"}
 
 func newBench(t *testing.T, objects ...client.Object) *bench {
 	t.Helper()

@@ -102,7 +102,7 @@ type bench struct {
 	ring    *sealing.KeyRing
 }
 
-var at = types.NamespacedName{Namespace: "team-a", Name: "db"} //nolint:gochecknoglobals // a constant
+var at = types.NamespacedName{Namespace: "team-a", Name: "db"}
 
 func newBench(t *testing.T, objects ...client.Object) *bench {
 	t.Helper()

@@ -10,7 +10,7 @@ import (
 )
 
 // version is set by the linker, see Makefile; a plain `go build` leaves it empty.
-var version string //nolint:gochecknoglobals // the linker can only write to a package-level variable
+var version string
 
 // Version returns the version of this build, such as v0.1.0 or v0.1.0-12-gabcdef0; "dev" when nobody set it.
 func Version() string {
