@@ -8,7 +8,7 @@ import (
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -71,7 +71,7 @@ func (p place) segments() ([]string, error) {
 	}
 	for _, s := range out[1:] {
 		// Names come from repositories and inventories: one with "/" or ".." would address another object.
-		if s == "" || len(pathvalidation.IsValidPathSegmentName(s)) > 0 {
+		if s == "" || len(content.IsPathSegmentName(s)) > 0 {
 			return nil, apierrors.NewBadRequest("the name is not usable in a path")
 		}
 	}

@@ -2,6 +2,7 @@ package decrypt
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +13,6 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/armor"
 	"github.com/getsops/sops/v3/keyservice"
-	"golang.org/x/net/context"
 
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/plaintext"

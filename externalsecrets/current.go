@@ -173,7 +173,7 @@ func (o *Opener) Intact(ctx context.Context, obj manifest.Object) (bool, error) 
 	}
 	secret, err := finder{lookup: o.Lookup}.live(ctx, gvkSecret, obj.Namespace(), TargetName(obj.Name(), spec))
 	if fault.KindOf(err) == fault.NotFound && err != nil {
-		return spec.Target.CreationPolicy == creationMerge, nil // one that is only completed may be absent
+		return spec.Target.CreationPolicy == creationMerge, nil //nolint:nilerr // one that is only completed may be absent
 	}
 	if err != nil {
 		return false, err

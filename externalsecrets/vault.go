@@ -354,7 +354,7 @@ func (c *vaultConnection) kubernetes(ctx context.Context, k v1.VaultKubernetesAu
 			return v, nil
 		}
 		account := fault.Ref{Kind: "ServiceAccount", Namespace: namespace, Name: ref.Name}
-		switch kind := fault.KindOf(err); kind { //nolint:exhaustive // the rest heals or is ours
+		switch kind := fault.KindOf(err); kind {
 		case fault.NotFound, fault.Denied, fault.Invalid:
 			return v, fault.New(fault.StageOpen, kind, account, "no token can be made for the service account").Fix("create it, and allow the controller to create serviceaccounts/token")
 		default:

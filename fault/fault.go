@@ -44,7 +44,7 @@ const (
 	Unhealthy             // it was applied and does not get healthy
 )
 
-var kindNames = [...]string{"Internal", "Invalid", "NotFound", "NoKey", "Denied", "Conflict", "Transient", "Unhealthy"}
+var kindNames = [...]string{"Internal", "Invalid", "NotFound", "NoKey", "Denied", "Conflict", "Transient", "Unhealthy"} //nolint:gochecknoglobals // a constant
 
 // String returns the name of the kind, as metrics and logs carry it.
 func (k Kind) String() string {

@@ -456,7 +456,7 @@ func (r *run) safe(err error) error {
 	if err == nil {
 		return nil
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // a tree of errors is taken apart on purpose
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var out []error
 		for _, each := range joined.Unwrap() {
 			out = append(out, r.safe(each))

@@ -140,7 +140,7 @@ func FuzzOpen(f *testing.F) {
 }
 
 func BenchmarkRawOAEP(b *testing.B) {
-	raw, _ := base64.StdEncoding.DecodeString(string(objects(b, read(b, "golden", "basic-auth-4096.yaml"))[0].Peek("spec", "encryptedData", "password").(string)))
+	raw, _ := base64.StdEncoding.DecodeString(objects(b, read(b, "golden", "basic-auth-4096.yaml"))[0].Peek("spec", "encryptedData", "password").(string))
 	parts, _ := split(raw)
 	key, label := privateKey(b, "rsa4096"), Strict.Label("team-a", "git")
 	for b.Loop() {
@@ -151,7 +151,7 @@ func BenchmarkRawOAEP(b *testing.B) {
 }
 
 func BenchmarkOpen(b *testing.B) {
-	raw, _ := base64.StdEncoding.DecodeString(string(objects(b, read(b, "golden", "basic-auth-4096.yaml"))[0].Peek("spec", "encryptedData", "password").(string)))
+	raw, _ := base64.StdEncoding.DecodeString(objects(b, read(b, "golden", "basic-auth-4096.yaml"))[0].Peek("spec", "encryptedData", "password").(string))
 	key, label := privateKey(b, "rsa4096"), Strict.Label("team-a", "git")
 	for b.Loop() {
 		if _, err := Open(raw, label, key); err != nil {

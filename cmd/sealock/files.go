@@ -73,9 +73,9 @@ type maskedFS struct {
 
 // What sops writes into a file: values, and its own metadata in YAML and in dotenv files.
 var (
-	ciphertext   = regexp.MustCompile(`ENC\[[A-Z0-9_]+,data:[^\]]*\]`)                 //nolint:gochecknoglobals // a constant
-	sopsBlock    = regexp.MustCompile(`(?m)^sops:[ \t]*\r?\n(?:[ \t]+.*\r?\n|\r?\n)*`) //nolint:gochecknoglobals // a constant
-	sopsVariable = regexp.MustCompile(`(?m)^sops_\w+=.*$`)                             //nolint:gochecknoglobals // a constant
+	ciphertext   = regexp.MustCompile(`ENC\[[A-Z0-9_]+,data:[^\]]*\]`)
+	sopsBlock    = regexp.MustCompile(`(?m)^sops:[ \t]*\r?\n(?:[ \t]+.*\r?\n|\r?\n)*`)
+	sopsVariable = regexp.MustCompile(`(?m)^sops_\w+=.*$`)
 )
 
 // mask returns the text of an encrypted file as that of one which was opened, lines where they were.

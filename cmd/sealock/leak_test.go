@@ -204,7 +204,7 @@ func (w *leakWorld) hostileWebhook() *httptest.Server {
 		_ = json.NewEncoder(rw).Encode(answer)
 	}))
 	w.Cleanup(server.Close)
-	ca := (base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	ca := base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 	w.apply(fmt.Sprintf(`
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingWebhookConfiguration

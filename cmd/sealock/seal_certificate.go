@@ -89,7 +89,7 @@ func (s *certificateSource) fromURL(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, failed
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing was written
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		failed.Err = fmt.Errorf("the server answered %d instead of the certificate", resp.StatusCode)
 		if resp.StatusCode == http.StatusNotFound {
@@ -146,7 +146,7 @@ func (s *certificateSource) fromService(ctx context.Context, core *corev1client.
 	if err != nil {
 		return nil, err
 	}
-	defer stream.Close() //nolint:errcheck // nothing was written
+	defer stream.Close()
 	text, err := io.ReadAll(io.LimitReader(stream, maxCertificate))
 	if err != nil {
 		return nil, err

@@ -88,7 +88,6 @@ type memory struct {
 	waitFor     []manifest.ID
 	waitSince   time.Time
 	lastEvent   string
-	healthy     bool
 }
 
 func (r *Reconciler) remember(key types.NamespacedName) *memory {
