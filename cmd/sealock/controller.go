@@ -7,13 +7,11 @@ import (
 	"path/filepath"
 	"time"
 
-	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"sealock.dev/sealock/cluster"
 	"sealock.dev/sealock/controllers/externalsecret"
@@ -159,17 +157,17 @@ func (p *parts) addPolicies(context.Context) error {
 // reconsiderAll has everything looked at again that a change of tenants or policies may have allowed or forbidden.
 func (p *parts) reconsiderAll() {
 	go func() { // the queue is bounded, and the caller holds a worker
-		list := &kustomizev1.KustomizationList{}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		p.unseal.RetryFailed(ctx)
-		if err := p.mgr.GetClient().List(ctx, list); err != nil {
+		names, err := kustomization.Names(ctx, p.mgr.GetClient())
+		if err != nil {
 			p.log.Error(err, "listing what to judge again")
 			return
 		}
-		for i := range list.Items {
+		for _, name := range names {
 			select {
-			case p.requeue <- client.ObjectKeyFromObject(&list.Items[i]):
+			case p.requeue <- name:
 			case <-ctx.Done():
 				return
 			}

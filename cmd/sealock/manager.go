@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/go-logr/logr"
 	"go.uber.org/zap/zapcore"
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +24,8 @@ import (
 	externalsecretsv1 "sealock.dev/sealock/api/externalsecrets/v1"
 	sealingv1 "sealock.dev/sealock/api/sealing/v1alpha1"
 	"sealock.dev/sealock/api/sealock/v1alpha1"
+	"sealock.dev/sealock/controllers/gitrepository"
+	"sealock.dev/sealock/controllers/kustomization"
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/tenants"
 )
@@ -68,7 +68,7 @@ func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
 		clientgoscheme.AddToScheme, v1alpha1.AddToScheme, sealingv1.AddToScheme, externalsecretsv1.AddToScheme,
-		sourcev1.AddToScheme, kustomizev1.AddToScheme,
+		gitrepository.AddToScheme, kustomization.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("registering kinds: %w", err)
