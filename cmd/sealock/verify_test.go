@@ -178,3 +178,21 @@ sops:
 		t.Errorf("ciphertext or a token is left:\n%s", out)
 	}
 }
+
+// TestSamplesAreSound holds that what people copy first is in force and is not denied by itself.
+func TestSamplesAreSound(t *testing.T) {
+	samples := filepath.Join("..", "..", "config", "samples")
+	deployment, err := os.ReadFile(filepath.Join(samples, "repository", "app", "deployment.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := folder(t, map[string]string{"deployment.yaml": string(deployment)})
+	code, out, errs := sealock(t, "verify", set, "--policies", filepath.Join(samples, "platform"), "--tenant", "team-a")
+	if code != 0 || !strings.Contains(out, "by 6 policies: 0 denied") {
+		t.Errorf("exit code %d:\n%s%s", code, out, errs)
+	}
+	set = folder(t, map[string]string{"deployment.yaml": strings.Replace(string(deployment), "ghcr.io/example/", "docker.io/somebody/", 1)})
+	if code, out, _ := sealock(t, "verify", set, "--policies", filepath.Join(samples, "platform"), "--tenant", "team-a"); code != 1 {
+		t.Errorf("exit code %d for an image from elsewhere, want 1:\n%s", code, out)
+	}
+}
