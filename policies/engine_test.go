@@ -107,7 +107,7 @@ spec:
 		`"operation":"CREATE","userInfo":{"username":"sealock:tenant:a"}},` +
 		`"secretRefs":["s"],"serviceAccounts":[{"at":"spec.jobs.0","name":"default"}],` +
 		`"source":{"file":"dir/app.yaml","line":2,"revision":"main@sha1:1"},` +
-		`"tenant":{"identity":"sealock:tenant:a","name":"a","namespaceLabels":{"team-a":{}},"namespaces":["team-a"],"reservedServiceAccounts":[],"roleCeiling":[]}}`
+		`"tenant":{"identity":"sealock:tenant:a","name":"a","namespaceLabels":{"team-a":{}},"namespaces":["team-a"],"reservedServiceAccounts":[],"role":"sealock-tenant","roleCeiling":[]}}`
 	if diff := cmp.Diff(indent(t, want), indent(t, found[0].Message)); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}

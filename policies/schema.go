@@ -23,7 +23,7 @@ func inputSchema() *ast.SchemaSet {
 		}),
 		"parameters": anything,
 		"tenant": object(map[string]any{
-			"name": text, "namespaces": texts, "identity": text, "reservedServiceAccounts": texts, "roleCeiling": texts, "namespaceLabels": anything,
+			"name": text, "namespaces": texts, "identity": text, "role": text, "reservedServiceAccounts": texts, "roleCeiling": texts, "namespaceLabels": anything,
 		}),
 		"point":           text,
 		"origin":          text,

@@ -125,6 +125,17 @@ func (x *Index) NamespacesOf(tenant string) []string {
 // User returns the identity that commits of a tenant act as.
 func User(tenant string) string { return userPrefix + tenant }
 
+// defaultRole is the ClusterRole of config/rbac.
+const defaultRole = "sealock-tenant"
+
+// Role returns the ClusterRole that the identity of the tenant holds in its namespaces.
+func Role(t *v1alpha1.Tenant) string {
+	if t.Spec.Role == "" {
+		return defaultRole
+	}
+	return t.Spec.Role
+}
+
 // ServiceAccountUser returns the user name of a ServiceAccount.
 func ServiceAccountUser(namespace, name string) string {
 	return "system:serviceaccount:" + namespace + ":" + name
@@ -313,6 +324,7 @@ func (g Grant) Facts() map[string]any {
 		"name":                    g.Tenant,
 		"namespaces":              anyOf(g.Namespaces),
 		"identity":                User(g.Tenant),
+		"role":                    Role(g.tenant),
 		"reservedServiceAccounts": anyOf(g.tenant.Spec.ServiceAccounts),
 		"roleCeiling":             anyOf(g.tenant.Spec.RoleCeiling),
 		"namespaceLabels":         labels,

@@ -86,6 +86,7 @@ type leakWorld struct {
 	sources  strings.Builder
 	canaries map[string]testkit.Canary // by namespace and what it protects
 	metrics  string
+	last     string // what was seen last while waiting
 }
 
 func newLeakWorld(t *testing.T) *leakWorld {
@@ -314,7 +315,7 @@ spec:
 		app += "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: panic, labels: {leak: panic}}\ndata: {a: b}\n"
 	}
 	w.write(filepath.Join(w.clone, ns, "app.yaml"), app)
-	fmt.Fprintf(&w.sources, leakSource, ns, w.dc.Env["GIT_HTTP_URL"], w.dc.Env["GIT_USERNAME"], w.dc.Env["GIT_PASSWORD"], w.dc.Env["VAULT_TOKEN"])
+	fmt.Fprintf(&w.sources, leakSource, ns, w.dc.Env["GIT_HTTP_URL"]+"/leak.git", w.dc.Env["GIT_USERNAME"], w.dc.Env["GIT_PASSWORD"], w.dc.Env["VAULT_TOKEN"])
 }
 
 func leakSecret(ns, name, value string) string { return leakSecretOf(ns, name, "password", value) }
@@ -441,6 +442,7 @@ func (w *leakWorld) apply(text string) {
 		force := true
 		w.eventually(u.GetKind()+" "+u.GetName()+" to be applied", func() bool { // its namespace may be on the way
 			_, err = api.Patch(w.ctx, u.GetName(), types.ApplyPatchType, data, metav1.PatchOptions{FieldManager: "leak", Force: &force})
+			w.last = fmt.Sprint(err)
 			return err == nil
 		})
 	}
@@ -455,31 +457,28 @@ func (w *leakWorld) settle(mask int) {
 	if mask == 0 {
 		want = "True"
 	}
-	var last string
 	w.eventually(fmt.Sprintf("%s to be settled", ns), func() bool {
 		o, err := api.Get(w.ctx, "leak", metav1.GetOptions{})
 		if err != nil {
+			w.last = err.Error()
 			return false
 		}
 		list, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
+		w.last = fmt.Sprint(list)
 		for _, each := range list {
 			c, _ := each.(map[string]any)
-			last = fmt.Sprint(list)
 			if c["type"] == "Ready" && c["status"] == want && c["reason"] != "ArtifactFailed" {
 				return true
 			}
 		}
 		return false
 	})
-	if w.Failed() {
-		w.Log(last)
-	}
 }
 
 func (w *leakWorld) eventually(what string, ok func() bool) {
 	w.Helper()
-	err := wait.PollUntilContextTimeout(w.ctx, 100*time.Millisecond, 3*time.Minute, true, func(context.Context) (bool, error) { return ok(), nil })
+	err := wait.PollUntilContextTimeout(w.ctx, 100*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) { return ok(), nil })
 	if err != nil {
-		w.Fatalf("waited for %s: %v", what, err)
+		w.Fatalf("waited for %s: %v; last: %s", what, err, w.last)
 	}
 }

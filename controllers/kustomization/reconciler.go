@@ -88,6 +88,7 @@ type memory struct {
 	waitFor     []manifest.ID
 	waitSince   time.Time
 	lastEvent   string
+	failures    int // since the last run that got through
 }
 
 func (r *Reconciler) remember(key types.NamespacedName) *memory {

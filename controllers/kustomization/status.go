@@ -172,10 +172,20 @@ func (r *Reconciler) failed(ctx context.Context, ks *kustomizev1.Kustomization, 
 	if v.stalled {
 		return ctrl.Result{}, nil // a change of the object, of its tenant or of a policy brings it back
 	}
-	if fault.KindOf(res.Err) == fault.Transient || fault.KindOf(res.Err) == fault.Conflict {
-		return ctrl.Result{RequeueAfter: min(ks.GetRetryInterval(), 15*time.Second)}, nil
+	return ctrl.Result{RequeueAfter: r.retryAfter(ks, m, res.Err)}, nil
+}
+
+// retryAfter returns the retry interval, and less for the first failures of a kind that may heal by itself: an API server
+// that comes back, rights that were granted a moment ago. What only a commit or a policy can heal is watched for.
+func (r *Reconciler) retryAfter(ks *kustomizev1.Kustomization, m *memory, err error) time.Duration {
+	limit := ks.GetRetryInterval()
+	if kind := fault.KindOf(err); kind == fault.Invalid || fault.StageOf(err) == fault.StageJudge || fault.StageOf(err) == dependency {
+		return limit
 	}
-	return ctrl.Result{RequeueAfter: ks.GetRetryInterval()}, nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.failures++
+	return min(limit, time.Second<<min(m.failures-1, 12))
 }
 
 func progress(res pipeline.Result) string {
@@ -197,6 +207,7 @@ func (r *Reconciler) applied(ctx context.Context, ks *kustomizev1.Kustomization,
 		r.event(ks, m, corev1.EventTypeWarning, policyDenied, w.Ref.String()+": "+w.String())
 	}
 	r.mu.Lock()
+	m.failures = 0
 	m.waitFor = healthTargets(ks, res.Inventory)
 	m.waitSince = time.Now()
 	r.mu.Unlock()

@@ -32,7 +32,6 @@ const (
 	fieldOwner  = "sealock"
 	bindingName = "sealock-tenant"
 	finalizer   = "sealock.dev/tenant"
-	defaultRole = "sealock-tenant"
 )
 
 // Reconciler keeps namespaces and role bindings as the Tenants say.
@@ -124,10 +123,7 @@ func has(have, want map[string]string) bool {
 // binding gives the identity of the tenant its role in one namespace. A binding cannot change its role, so that one to
 // another role is replaced.
 func (r *Reconciler) binding(ctx context.Context, t *v1alpha1.Tenant, namespace string) error {
-	role := t.Spec.Role
-	if role == "" {
-		role = defaultRole
-	}
+	role := tenants.Role(t)
 	live := &rbacv1.RoleBinding{}
 	err := r.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: bindingName}, live)
 	if err != nil && !apierrors.IsNotFound(err) {
