@@ -61,6 +61,11 @@ func TestT41_NothingLeaksWhateverFails(t *testing.T) {
 	if len(output) < 1000 {
 		t.Fatalf("the controller's output was not captured: %q", output)
 	}
+	for _, proof := range []string{"[prints-everything]", "[prints-secrets]", "the open stage panicked", "hostile.example.com"} {
+		if !strings.Contains(output, proof) {
+			t.Errorf("%q never happened: the search proves nothing", proof)
+		}
+	}
 	w.search("logs and standard output", output)
 	w.search("metrics", w.metrics)
 	w.searchFiles(w.tmp)
@@ -135,7 +140,7 @@ spec:
   match: {labelSelector: {matchLabels: {leak: denied}}}
   rego: |
     package sealock
-    deny contains msg if { msg := sprintf("object %v of %v", [input.object, input]) }
+    deny contains msg if { msg := sprintf("object %v of %v", [input.review.object, input]) }
 ---
 apiVersion: sealock.dev/v1alpha1
 kind: Policy
@@ -145,7 +150,7 @@ spec:
   enforcement: {reconcile: warn, admission: warn}
   rego: |
     package sealock
-    deny contains msg if { msg := sprintf("secret %v", [input.object]) }
+    deny contains msg if { msg := sprintf("secret %v", [input.review.object]) }
 `
 
 func (w *leakWorld) must(err error) {
