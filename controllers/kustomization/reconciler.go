@@ -88,7 +88,8 @@ type memory struct {
 	waitFor     []manifest.ID
 	waitSince   time.Time
 	lastEvent   string
-	failures    int // since the last run that got through
+	ranAt       time.Time // of that run
+	failures    int       // since the last run that got through
 }
 
 func (r *Reconciler) remember(key types.NamespacedName) *memory {
@@ -154,7 +155,9 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 		return r.failed(ctx, ks, m, pipeline.Result{Untouched: true, Revision: in.revision, Err: err})
 	}
 	r.mu.Lock()
-	settled := m.fingerprint == in.fingerprint && !m.dirty && ks.Annotations[requestedAt] == ks.Status.LastHandledReconcileAt
+	// The interval is the safety net: it also repairs a field that somebody took back too often to be fought over at once.
+	due := time.Since(m.ranAt) > time.Duration(float64(ks.GetRequeueAfter())*(1-2*intervalJitter))
+	settled := m.fingerprint == in.fingerprint && !m.dirty && !due && ks.Annotations[requestedAt] == ks.Status.LastHandledReconcileAt
 	m.dirty = false
 	r.mu.Unlock()
 	if settled {
@@ -168,7 +171,7 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 	if res.Err != nil {
 		return r.failed(ctx, ks, m, res)
 	}
-	m.fingerprint = in.fingerprint
+	m.fingerprint, m.ranAt = in.fingerprint, time.Now()
 	return r.applied(ctx, ks, m, in, res)
 }
 
