@@ -27,7 +27,7 @@ build: ## build bin/sealock, static
 
 devcluster: ## build bin/devcluster: etcd, kube-apiserver, controller-manager, Vault and Git in one program
 	@[ -x bin/devcluster ] || echo 'make: building the embedded control plane; from a cold cache this takes some ten minutes on two cores'
-	cd e2e && go build -o ../bin/devcluster ./devcluster
+	cd e2e && go build -ldflags '-s -w' -o ../bin/devcluster ./devcluster
 
 tools: ## build the real sops, kubeseal and age-keygen into bin/, as clients for tests
 	cd e2e/tools && go build -o ../../bin/ tool
