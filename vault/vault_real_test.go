@@ -162,8 +162,10 @@ func TestRealKubernetes(t *testing.T) {
 		t.Fatal(err)
 	}
 	accounts := client.CoreV1().ServiceAccounts(namespace)
-	if _, err := accounts.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "app"}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"app", "other"} {
+		if _, err := accounts.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	a.call("POST", "secret/data/real/kube", map[string]any{"data": map[string]any{"pw": "x"}})
 	a.policy("real-kube", "secret/data/real/kube")
@@ -183,7 +185,7 @@ func TestRealKubernetes(t *testing.T) {
 	if _, err := c.Read(t.Context(), Target{Server: a.addr}, login(namespace, "app"), mustPath(t, "real/kube"), 0); err != nil {
 		t.Error(err)
 	}
-	for what, l := range map[string]Login{"another account": login(namespace, "default"), "another role": login("nosuch", "app")} {
+	for what, l := range map[string]Login{"another account": login(namespace, "other"), "another role": login("nosuch", "app")} {
 		if _, err := c.Read(t.Context(), Target{Server: a.addr}, l, mustPath(t, "real/kube"), 0); fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), "was refused") {
 			t.Errorf("%s: %v, want the login refused", what, err)
 		}
