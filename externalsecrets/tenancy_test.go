@@ -131,15 +131,16 @@ func TestConditionsOfAClusterSecretStore(t *testing.T) {
 	f := newVault(t)
 	f.put("app", `{"password":"x"}`)
 	for conditions, ok := range map[string]bool{
-		"":                                                   true,
-		"[{namespaces: [team-a]}]":                           true,
-		"[{namespaces: [team-b]}]":                           false,
-		"[{namespaceRegexes: ['team-.*']}]":                  true,
-		"[{namespaceRegexes: ['team']}]":                     false, // anchored
-		"[{namespaceRegexes: ['eam-a$']}]":                   false,
-		"[{namespaceRegexes: ['(']}]":                        false,
-		"[{namespaceSelector: {matchLabels: {tier: gold}}}]": true,
-		"[{namespaceSelector: {matchLabels: {tier: tin}}}]":  false,
+		"":                                  true,
+		"[{namespaces: [team-a]}]":          true,
+		"[{namespaces: [team-b]}]":          false,
+		"[{namespaceRegexes: ['team-.*']}]": true,
+		"[{namespaceRegexes: ['team']}]":    false, // anchored
+		"[{namespaceRegexes: ['eam-a$']}]":  false,
+		"[{namespaceRegexes: ['(']}]":       false,
+
+		"[{namespaceSelector: {matchLabels: {tier: gold}}}]":                                            true,
+		"[{namespaceSelector: {matchLabels: {tier: tin}}}]":                                             false,
 		"[{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: team-a}}}]":                   true,
 		"[{namespaces: [x]}, {namespaceSelector: {matchExpressions: [{key: tier, operator: Exists}]}}]": true,
 	} {
