@@ -65,7 +65,7 @@ func TestAnUnchangedOneNeverBlocksWhileVaultIsAway(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := &objects{list: append(append([]manifest.Object{}, c.live...), store...)}
 			f.requests = nil
-			p, err := opener(in).Open(t.Context(), tenants.Grant{}, one(t, esYAML(c.git)), c.set)
+			p, err := opener(in).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, one(t, esYAML(c.git)), c.set)
 			if c.keep && (err != nil || !p.Keep || p.Secret.Name() != "db" || len(f.requests) > 0) {
 				t.Errorf("got %v %v after %q, want it kept", p.Keep, err, f.requests)
 			}
@@ -146,11 +146,11 @@ spec: {provider: {vault: {server: 'https://v'}}}
 func TestAStoreOfAnotherClassIsLeftAlone(t *testing.T) {
 	f := newVault(t)
 	set := append(parse(t, strings.Replace(storeYAML(f.URL), "spec:\n", "spec:\n  controller: eso\n", 1)), one(t, esYAML(passwordData)))
-	p, err := opener(&objects{}).Open(t.Context(), tenants.Grant{}, set[2], set)
+	p, err := opener(&objects{}).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, set[2], set)
 	if err != nil || !p.Keep || len(f.requests) > 0 {
 		t.Errorf("got %v %v after %q", p.Keep, err, f.requests)
 	}
-	if _, err := opener(&objects{list: set}).Refresh(t.Context(), tenants.Grant{}, set[2], 0); err != ErrForeignClass { //nolint:errorlint // the sentinel itself
+	if _, err := opener(&objects{list: set}).Refresh(t.Context(), tenants.Grant{Namespace: "team-a"}, set[2], 0); err != ErrForeignClass { //nolint:errorlint // the sentinel itself
 		t.Errorf("refresh: %v", err)
 	}
 }
@@ -168,7 +168,7 @@ func TestVerify(t *testing.T) {
 		"unknown":  {strings.Replace(storeYAML(f.URL), "vault:\n", "fake:\n", 1), false, fault.Invalid},
 	} {
 		in := &objects{list: parse(t, c.yaml)}
-		checked, err := opener(in).Verify(t.Context(), tenants.Grant{}, in.list[0])
+		checked, err := opener(in).Verify(t.Context(), tenants.Grant{Namespace: "team-a"}, in.list[0])
 		if checked != c.checked || (err == nil) != (c.kind == -1) || err != nil && fault.KindOf(err) != c.kind {
 			t.Errorf("%s: %v %v", name, checked, err)
 		}

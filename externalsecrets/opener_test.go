@@ -42,7 +42,7 @@ func TestOpen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			set := append(parse(t, storeYAML(f.URL)), one(t, esYAML(c.spec)))
-			p, err := opener(&objects{}).Open(t.Context(), tenants.Grant{}, set[2], set)
+			p, err := opener(&objects{}).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, set[2], set)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -62,7 +62,7 @@ func TestTwentyItemsAreOneRead(t *testing.T) {
 		fmt.Fprintf(&spec, "  - {secretKey: k%d, remoteRef: {key: app, property: password}}\n", i)
 	}
 	o := opener(&objects{list: parse(t, storeYAML(f.URL))})
-	if _, err := o.Refresh(t.Context(), tenants.Grant{}, one(t, esYAML(spec.String())), 0); err != nil {
+	if _, err := o.Refresh(t.Context(), tenants.Grant{Namespace: "team-a"}, one(t, esYAML(spec.String())), 0); err != nil {
 		t.Fatal(err)
 	}
 	if n := f.count("GET secret/data/app root-of-team-a"); n != 1 || len(f.requests) != 1 {
@@ -74,7 +74,7 @@ func TestTheSecretIsShapedAsThePeerDoes(t *testing.T) {
 	f := newVault(t)
 	f.put("app", `{"password":"bar"}`)
 	set := append(parse(t, storeYAML(f.URL)), one(t, strings.Replace(esYAML(strings.Replace(passwordData, "secretKey: password", "secretKey: foo", 1)), "external-secrets.io/v1", "external-secrets.io/v1beta1", 1)))
-	p, err := opener(&objects{}).Open(t.Context(), tenants.Grant{}, set[2], set)
+	p, err := opener(&objects{}).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, set[2], set)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestCreationPolicies(t *testing.T) {
 		"CreateOrMerge": {false, false, true, true}, "None": {true, false, false, false},
 	} {
 		set := append(parse(t, storeYAML(f.URL)), one(t, esYAML(passwordData+"  target: {name: other, immutable: true, creationPolicy: "+policy+"}\n")))
-		p, err := opener(&objects{}).Open(t.Context(), tenants.Grant{}, set[2], set)
+		p, err := opener(&objects{}).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, set[2], set)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +182,7 @@ func TestErrorsNameWhatToDoAndNoValue(t *testing.T) {
 				es = strings.Replace(es, "  secretStoreRef: {name: vault}\n", "", 1)
 			}
 			set := append(parse(t, yaml), one(t, es))
-			_, err := opener(&objects{}).Open(t.Context(), tenants.Grant{}, set[2], set)
+			_, err := opener(&objects{}).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, set[2], set)
 			if err == nil || fault.KindOf(err) != c.kind {
 				t.Fatalf("got %v %v, want %s", fault.KindOf(err), err, c.kind)
 			}
@@ -204,7 +204,7 @@ func TestOneCauseIsSaidOnce(t *testing.T) {
 	f.status = 500
 	spec := passwordData + "  - {secretKey: user, remoteRef: {key: app, property: user}}\n  - {secretKey: other, remoteRef: {key: else}}\n"
 	set := append(parse(t, storeYAML(f.URL)), one(t, esYAML(spec)))
-	_, err := opener(&objects{}).Open(t.Context(), tenants.Grant{}, set[2], set)
+	_, err := opener(&objects{}).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, set[2], set)
 	if err == nil || len(strings.Split(err.Error(), "\n")) != 2 || !strings.Contains(err.Error(), `secret key "password", "user": reading secret/data/app failed`) {
 		t.Errorf("got %v", err)
 	}

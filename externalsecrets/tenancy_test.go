@@ -55,7 +55,7 @@ func TestT18_TheFenceOfTheNamespaceHoldsInAPlatformCommit(t *testing.T) {
 	f.put("other", `{"password":"x"}`)
 	o := opener(&objects{list: parse(t, storeYAML(f.URL))})
 	o.Fence = func(string) tenants.Grant { return tenant(f.URL) }
-	_, err := o.Open(t.Context(), tenants.Grant{}, one(t, esYAML("  data: [{secretKey: a, remoteRef: {key: other}}]\n")), nil)
+	_, err := o.Open(t.Context(), tenants.Grant{Namespace: "team-a"}, one(t, esYAML("  data: [{secretKey: a, remoteRef: {key: other}}]\n")), nil)
 	if fault.KindOf(err) != fault.Denied || len(f.requests) > 0 {
 		t.Errorf("got %v after %q", err, f.requests)
 	}
@@ -115,7 +115,7 @@ data: {ca.crt: "`+strings.ReplaceAll(testCA(t), "\n", `\n`)+`"}
 			}
 			es := one(t, strings.Replace(esYAML(passwordData), "{name: vault}", "{name: vault, kind: "+kind+"}", 1))
 			f.requests = nil
-			_, err := opener(in).Open(t.Context(), tenants.Grant{}, es, nil)
+			_, err := opener(in).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, es, nil)
 			if kind == "SecretStore" {
 				if fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), "another namespace") || len(f.requests) > 0 {
 					t.Errorf("%s of a SecretStore: %v after %q", name, err, f.requests)
@@ -151,7 +151,7 @@ func TestConditionsOfAClusterSecretStore(t *testing.T) {
 		in := &objects{list: parse(t, yaml+"---\napiVersion: v1\nkind: Namespace\nmetadata: {name: team-a, labels: {tier: gold}}\n")}
 		es := one(t, strings.Replace(esYAML(passwordData), "{name: vault}", "{name: vault, kind: ClusterSecretStore}", 1))
 		f.requests = nil
-		_, err := opener(in).Open(t.Context(), tenants.Grant{}, es, nil)
+		_, err := opener(in).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, es, nil)
 		if (err == nil) != ok || !ok && len(f.requests) > 0 {
 			t.Errorf("%s: %v after %q", conditions, err, f.requests)
 		}
@@ -161,14 +161,14 @@ func TestConditionsOfAClusterSecretStore(t *testing.T) {
 func TestT2_NoTemplateMakesACredential(t *testing.T) {
 	for _, typ := range []string{"kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"} {
 		es := one(t, esYAML(passwordData+"  target: {template: {type: "+typ+"}}\n"))
-		if _, err := opener(&objects{}).Open(t.Context(), tenants.Grant{}, es, nil); fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "spec.target.template.type") {
+		if _, err := opener(&objects{}).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, es, nil); fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "spec.target.template.type") {
 			t.Errorf("%s: %v", typ, err)
 		}
 	}
 	f := newVault(t)
 	f.put("app", `{"password":"x"}`)
 	set := append(parse(t, storeYAML(f.URL)), one(t, esYAML(passwordData+"  target: {template: {metadata: {labels: {sealedsecrets.bitnami.com/sealed-secrets-key: active}}}}\n")))
-	if _, err := opener(&objects{}).Open(t.Context(), tenants.Grant{}, set[2], set); fault.KindOf(err) != fault.Denied {
+	if _, err := opener(&objects{}).Open(t.Context(), tenants.Grant{Namespace: "team-a"}, set[2], set); fault.KindOf(err) != fault.Denied {
 		t.Errorf("a sealing key: %v", err)
 	}
 }

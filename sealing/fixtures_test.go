@@ -113,7 +113,7 @@ func sealText(t testing.TB, value string, scope Scope) string {
 
 func open(t testing.TB, r *KeyRing, o manifest.Object) (manifest.Produced, error) {
 	t.Helper()
-	return NewOpener(r, template.Engine{}).Open(context.Background(), tenants.Grant{}, o, nil)
+	return NewOpener(r, template.Engine{}).Open(context.Background(), tenants.Grant{Namespace: "team-a"}, o, nil)
 }
 
 // data reveals what a produced Secret holds.

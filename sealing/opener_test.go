@@ -167,7 +167,7 @@ func TestT17_ScopesThatTheTenantMayNotUse(t *testing.T) {
 		"no cluster by default":   {grantWith(t), ClusterWide, true},
 		"listed":                  {grantWith(t, "strict", "namespace-wide"), NamespaceWide, false},
 		"not listed":              {grantWith(t, "strict", "namespace-wide"), ClusterWide, true},
-		"no tenant":               {tenants.Grant{}, ClusterWide, false},
+		"no tenant":               {tenants.Grant{Namespace: "team-a"}, ClusterWide, false},
 	} {
 		r := ring(t, "rsa2048")
 		n := counting(r)
@@ -264,7 +264,7 @@ func TestNoFailingPathCarriesAValue(t *testing.T) {
 		if c.templates == nil {
 			c.templates = template.Engine{}
 		}
-		_, err := NewOpener(ring(t, "rsa2048"), c.templates).Open(context.Background(), tenants.Grant{}, c.o, nil)
+		_, err := NewOpener(ring(t, "rsa2048"), c.templates).Open(context.Background(), tenants.Grant{Namespace: "team-a"}, c.o, nil)
 		if err == nil {
 			t.Errorf("%s: no error", name)
 			continue
@@ -331,7 +331,7 @@ func TestUnloadedRingIsTransient(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := NewOpener(ring(t, "rsa2048"), template.Engine{}).Open(ctx, tenants.Grant{}, o, nil); fault.KindOf(err) != fault.Transient || err == nil {
+	if _, err := NewOpener(ring(t, "rsa2048"), template.Engine{}).Open(ctx, tenants.Grant{Namespace: "team-a"}, o, nil); fault.KindOf(err) != fault.Transient || err == nil {
 		t.Errorf("cancelled: %v", err)
 	}
 }
@@ -353,7 +353,7 @@ func FuzzOpenObject(f *testing.F) {
 			if err != nil || !op.Opens(o) {
 				continue
 			}
-			p, err := op.Open(context.Background(), tenants.Grant{}, o, nil)
+			p, err := op.Open(context.Background(), tenants.Grant{Namespace: "team-a"}, o, nil)
 			if err != nil && len(fault.All(err)) == 0 {
 				t.Fatalf("unclassified: %v", err)
 			}

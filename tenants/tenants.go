@@ -187,15 +187,18 @@ func (x *Index) GrantFor(namespace string) Grant {
 	return g
 }
 
+// unfenced reports a grant of a namespace that belongs to no tenant. The zero Grant is of no namespace: it allows nothing.
+func (g Grant) unfenced() bool { return g.tenant == nil && g.Namespace != "" }
+
 // AllowsNamespace reports whether objects may be written to the namespace. Outside tenants RBAC alone decides.
 func (g Grant) AllowsNamespace(namespace string) bool {
-	return g.tenant == nil || slices.Contains(g.Namespaces, namespace)
+	return g.unfenced() || slices.Contains(g.Namespaces, namespace)
 }
 
 // AllowsClusterKind reports whether the cluster-scoped kind may stand in the set.
 func (g Grant) AllowsClusterKind(group, kind string) bool {
 	if g.tenant == nil {
-		return true
+		return g.unfenced()
 	}
 	name := kind
 	if group != "" {
@@ -212,7 +215,7 @@ func (g Grant) AllowsReference(namespace string) bool {
 // AllowsSealScope reports whether SealedSecrets may have the scope: strict, namespace-wide or cluster-wide.
 func (g Grant) AllowsSealScope(scope string) bool {
 	if g.tenant == nil {
-		return true
+		return g.unfenced()
 	}
 	if len(g.tenant.Spec.SealedSecretScopes) == 0 {
 		return scope == "strict"
@@ -223,7 +226,7 @@ func (g Grant) AllowsSealScope(scope string) bool {
 // AllowsGit reports whether the repository may be fetched.
 func (g Grant) AllowsGit(rawURL string) bool {
 	if g.tenant == nil || g.tenant.Spec.Git == nil {
-		return true
+		return g.unfenced() || g.tenant != nil
 	}
 	u, err := url.Parse(rawURL)
 	if err != nil || u.Path != path.Clean(u.Path) && u.Path != "" || strings.Contains(rawURL, "%") {
@@ -248,7 +251,7 @@ func (g Grant) AllowsGit(rawURL string) bool {
 // Outside tenants Vault's own policies alone decide.
 func (g Grant) AllowsVault(server, logicalPath, role string) bool {
 	if g.tenant == nil {
-		return true
+		return g.unfenced()
 	}
 	v := g.tenant.Spec.Vault
 	if v == nil || logicalPath != path.Clean(logicalPath) || strings.HasPrefix(logicalPath, "/") || strings.HasPrefix(logicalPath, "..") {
@@ -271,7 +274,7 @@ func (g Grant) AllowsVault(server, logicalPath, role string) bool {
 // AllowsVaultServer reports whether credentials may be sent to the server for a login as role, whatever is read then.
 func (g Grant) AllowsVaultServer(server, role string) bool {
 	if g.tenant == nil {
-		return true
+		return g.unfenced()
 	}
 	v := g.tenant.Spec.Vault
 	if v == nil || !slices.Contains(v.Servers, strings.TrimRight(server, "/")) {

@@ -128,7 +128,9 @@ func TestFences(t *testing.T) {
 	if !a.AllowsSealScope("strict") || a.AllowsSealScope("cluster-wide") || !platform.AllowsSealScope("cluster-wide") {
 		t.Error("seal scopes")
 	}
-	if (Grant{}).User != "" || (Grant{}).Facts() != nil {
-		t.Error("the zero grant")
+	var zero Grant
+	if zero.User != "" || zero.Facts() != nil || zero.AllowsNamespace("x") || zero.AllowsClusterKind("", "Namespace") || zero.AllowsReference("x") ||
+		zero.AllowsSealScope("strict") || zero.AllowsGit("https://x/y") || zero.AllowsVault("https://x", "y", "") || zero.AllowsVaultServer("https://x", "") {
+		t.Error("the zero grant allows something")
 	}
 }

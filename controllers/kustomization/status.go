@@ -29,6 +29,7 @@ const (
 	unsupportedField = "UnsupportedField"
 	messageLines     = 25
 	messageBytes     = 20_000
+	eventBytes       = 1024 // what the API server takes in a note
 )
 
 // patchStatus changes the status with fn, echoes a reconcile request, and writes only if anything changed.
@@ -322,6 +323,9 @@ func (r *Reconciler) event(ks *kustomizev1.Kustomization, m *memory, typ, reason
 	annotations := map[string]string{}
 	if rev := ks.Status.LastAttemptedRevision; rev != "" {
 		annotations[annotationRevision] = rev
+	}
+	if len(message) > eventBytes {
+		message = message[:eventBytes-3] + "..."
 	}
 	r.Events.AnnotatedEventf(ks, annotations, typ, reason, "%s", message)
 }
