@@ -39,7 +39,7 @@ func TestOneVerdict(t *testing.T) {
 // TestT1_ReservedServiceAccounts: no workload of any kind gets the identity of GitOps.
 func TestT1_ReservedServiceAccounts(t *testing.T) {
 	t.Parallel()
-	tm := newTeam(t, "reserved")
+	tm := newTeam(t, "reserved", "  roleCeiling: [view, edit]")
 	spec := "{serviceAccountName: reconciler, restartPolicy: Never, containers: [{name: c, image: i}]}"
 	template := "{metadata: {labels: {a: b}}, spec: " + spec + "}"
 	tm.apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: reconciler, namespace: reserved}\n")

@@ -55,7 +55,7 @@ type TenantSpec struct {
 	// RoleCeiling lists the ClusterRoles that objects of the tenant may bind in its namespaces. Roles of the tenant's own
 	// namespaces may always be bound, since the API server lets nobody write a Role that is wider than themselves.
 	// +optional
-	// +kubebuilder:default={view,edit}
+	// +kubebuilder:default={view}
 	// +kubebuilder:validation:MaxItems=50
 	RoleCeiling []string `json:"roleCeiling,omitempty"`
 
