@@ -187,8 +187,9 @@ func (x *Index) GrantFor(namespace string) Grant {
 	return g
 }
 
-// unfenced reports a grant of a namespace that belongs to no tenant. The zero Grant is of no namespace: it allows nothing.
-func (g Grant) unfenced() bool { return g.tenant == nil && g.Namespace != "" }
+// unfenced reports a grant outside tenants: of a namespace that belongs to none, or of a cluster-scoped object. The zero
+// Grant is neither: it allows nothing.
+func (g Grant) unfenced() bool { return g.tenant == nil && (g.Namespace != "" || g.system != "") }
 
 // AllowsNamespace reports whether objects may be written to the namespace. Outside tenants RBAC alone decides.
 func (g Grant) AllowsNamespace(namespace string) bool {

@@ -128,6 +128,9 @@ func TestFences(t *testing.T) {
 	if !a.AllowsSealScope("strict") || a.AllowsSealScope("cluster-wide") || !platform.AllowsSealScope("cluster-wide") {
 		t.Error("seal scopes")
 	}
+	if !x.GrantFor("").AllowsVaultServer("https://x", "") {
+		t.Error("a cluster-scoped store belongs to no tenant")
+	}
 	var zero Grant
 	if zero.User != "" || zero.Facts() != nil || zero.AllowsNamespace("x") || zero.AllowsClusterKind("", "Namespace") || zero.AllowsReference("x") ||
 		zero.AllowsSealScope("strict") || zero.AllowsGit("https://x/y") || zero.AllowsVault("https://x", "y", "") || zero.AllowsVaultServer("https://x", "") {

@@ -65,7 +65,7 @@ func opened(t *testing.T, text string) []manifest.Object {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := sealing.NewOpener(ring, template.Engine{}).Open(context.Background(), tenants.Grant{}, o, nil)
+		p, err := sealing.NewOpener(ring, template.Engine{}).Open(context.Background(), tenants.Grant{Namespace: "team-a"}, o, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
