@@ -1,9 +1,9 @@
 // Package fault is the one error type of Sealock.
 //
-// It exists so that a failure is classified once, at the place where it happens, and everything that follows from the
-// class (condition reason, retry, exit code, HTTP status) is decided once, here. An Error names the object, the file and
-// the field, and what to do about it; it must never carry a value of a secret, an object, or a body that a provider or the
-// API server sent unscrubbed. The package imports nothing of ours and knows no Kubernetes client.
+// It exists so that a failure is classified once, at the place where it happens. Severity and exit code follow from the
+// class here; condition reason and retry follow from stage and class in each front end. An Error names the object, the
+// file and the field, and what to do about it; it must never carry a value of a secret, an object, or a body that a
+// provider or the API server sent unscrubbed. The package imports nothing of ours and knows no Kubernetes client.
 package fault
 
 import (
@@ -53,9 +53,6 @@ func (k Kind) String() string {
 	}
 	return kindNames[k]
 }
-
-// Retryable reports whether the same input may succeed later without anybody changing it.
-func (k Kind) Retryable() bool { return k != Invalid && k != Denied }
 
 // ExitCode returns the exit code of a command that ends with such a failure.
 func (k Kind) ExitCode() int {

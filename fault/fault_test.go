@@ -43,7 +43,7 @@ func TestKindOfJoinedErrors(t *testing.T) {
 			t.Errorf("%s: %v %v %d", name, KindOf(c.err), StageOf(c.err), len(All(c.err)))
 		}
 	}
-	if Denied.Retryable() || !Transient.Retryable() || Denied.ExitCode() != 1 {
+	if Denied.ExitCode() != 1 || Transient.ExitCode() != 5 {
 		t.Error("what follows from a kind")
 	}
 }

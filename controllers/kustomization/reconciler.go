@@ -164,8 +164,13 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 		return r.watchHealth(ctx, ks, m, in)
 	}
 	// The cache may be behind our own last write; an inventory that is too old would orphan objects.
+	generation := ks.Generation
 	if err := r.APIReader.Get(ctx, key, ks); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if ks.Generation != generation {
+		r.Disturbed(key, true) // the inputs are those of an older spec; the event of the newer one is on its way
+		return ctrl.Result{}, nil
 	}
 	res := r.run(ctx, ks, in)
 	if res.Err != nil {
