@@ -28,7 +28,7 @@ metadata: {name: c}
 `))
 	w.rec.take()
 	ids := append(p.Union, manifest.ID{Namespace: w.ns, Name: "absent", Kind: "ConfigMap", Version: "v1"})
-	got, err := w.client.Unready(t.Context(), w.grant, ids)
+	got, err := w.client.Unready(t.Context(), w.grant, w.owner, ids)
 	if err != nil || len(got) != 2 || got[0].Status != "InProgress" || got[1].Status != "NotFound" {
 		t.Fatalf("%v %v", got, err)
 	}
@@ -41,7 +41,7 @@ metadata: {name: c}
 	}
 	w.event(Health, "p")
 	w.until("the pod is healthy", func() bool {
-		got, err := w.client.Unready(t.Context(), w.grant, p.Union)
+		got, err := w.client.Unready(t.Context(), w.grant, w.owner, p.Union)
 		return err == nil && len(got) == 0
 	})
 	if p := w.plan(w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n")); p.Changed() {
@@ -55,6 +55,6 @@ func TestHealthOfOthersIsReadWithOwnRights(t *testing.T) {
 	p, _ := w.run(w.objects(configMaps(1)))
 	other := newWorld(t)
 	other.client = w.client
-	_, err := w.client.Unready(t.Context(), other.tenant("curious-"+other.ns, nil), p.Union)
+	_, err := w.client.Unready(t.Context(), other.tenant("curious-"+other.ns, nil), other.owner, p.Union)
 	kindOf(t, err, fault.Denied)
 }

@@ -14,7 +14,7 @@ import (
 
 // Unready returns those of the objects that are not healthy: from the view where they were applied from the grant's own
 // namespace, else as the identity may see them. It does not wait.
-func (c *Client) Unready(ctx context.Context, grant tenants.Grant, ids []manifest.ID) ([]manifest.Unready, error) {
+func (c *Client) Unready(ctx context.Context, grant tenants.Grant, _ manifest.Owner, ids []manifest.ID) ([]manifest.Unready, error) {
 	as, err := c.as(grant)
 	if err != nil {
 		return nil, err

@@ -102,6 +102,36 @@ type Owner struct {
 	Labels map[string]string
 	// FieldManager of the applied objects.
 	FieldManager string
+	// Revision of the commit, as status shows it; "" when nothing is applied.
+	Revision string
+	// Force deletes and makes anew an object whose immutable fields change.
+	Force bool
+	// Partial goes on with the other objects when one cannot be planned or written; the errors are still returned.
+	Partial bool
+	// Ignore are fields that others may keep.
+	Ignore []IgnoreRule
+	// Health says how the owner wants kinds judged, the first rule that fits; without one by kstatus.
+	Health []HealthRule
+}
+
+// IgnoreRule names fields of live objects that are no drift: whoever else manages one keeps it. New objects get the
+// values of the manifest (reference/flux.md, section 1.2).
+type IgnoreRule struct {
+	Paths  []string // JSON pointers
+	Target *Selector
+}
+
+// Selector selects objects; an empty field selects all. Group to Namespace are anchored regular expressions.
+type Selector struct {
+	Group, Version, Kind, Name, Namespace string
+	LabelSelector, AnnotationSelector     string
+}
+
+// HealthRule judges the live objects of a group and kind by CEL expressions over their fields (reference/flux.md,
+// section 1.9).
+type HealthRule struct {
+	Group, Kind                 string // an empty Kind fits the whole group
+	Current, InProgress, Failed string // InProgress and Failed may be empty
 }
 
 // Step is one object of a plan.

@@ -58,8 +58,8 @@ type Cluster interface {
 	WriteSecret(ctx context.Context, p manifest.Produced, dryRun bool) (manifest.Change, error)
 	// Prune deletes what the plan says, and returns what it deleted and what is still there.
 	Prune(ctx context.Context, grant tenants.Grant, plan manifest.Plan) (deleted []manifest.Change, survivors []manifest.ID, err error)
-	// Unready returns those of the objects that are not healthy. It does not wait.
-	Unready(ctx context.Context, grant tenants.Grant, ids []manifest.ID) ([]manifest.Unready, error)
+	// Unready returns those of the objects that are not healthy by the owner's rules. It does not wait.
+	Unready(ctx context.Context, grant tenants.Grant, owner manifest.Owner, ids []manifest.ID) ([]manifest.Unready, error)
 }
 
 // StageOwners is the stage of a plan after which the Secrets that openers made are written: their owners exist then,
@@ -76,6 +76,7 @@ type Engine struct {
 
 // Request is one commit to bring into the cluster.
 type Request struct {
+	Cluster   Cluster // nil: that of the engine
 	Grant     tenants.Grant
 	Owner     manifest.Owner
 	Source    Source
@@ -106,7 +107,10 @@ type Result struct {
 
 // Run brings one commit into the cluster, or says why not. Up to the plan nothing is written.
 func (e *Engine) Run(ctx context.Context, req Request) (res Result) {
-	run := &run{Engine: e, req: req, tokens: plaintext.NewTokens(e.Key), scrub: plaintext.NewScrubber(), stage: fault.StageSource}
+	run := &run{Engine: e, cluster: e.Cluster, req: req, tokens: plaintext.NewTokens(e.Key), scrub: plaintext.NewScrubber(), stage: fault.StageSource}
+	if req.Cluster != nil {
+		run.cluster = req.Cluster
+	}
 	res.Untouched = true
 	defer func() {
 		if p := recover(); p != nil {
@@ -152,6 +156,7 @@ func fail(res Result, err error) Result { res.Err = err; return res }
 // run is the state of one Run.
 type run struct {
 	*Engine
+	cluster  Cluster
 	req      Request
 	tokens   *plaintext.Tokens
 	scrub    *plaintext.Scrubber
@@ -193,7 +198,7 @@ func (r *run) render(ctx context.Context, files fs.FS) ([]manifest.Object, strin
 	for _, o := range set {
 		r.scrub.Add(o.Values()...)
 	}
-	if set, err = r.Cluster.Resolve(ctx, r.req.Grant, set); err != nil {
+	if set, err = r.cluster.Resolve(ctx, r.req.Grant, set); err != nil {
 		return nil, digest, err
 	}
 	return set, digest, unique(set)
@@ -295,7 +300,7 @@ func (r *run) firstWave(ctx context.Context, set []manifest.Object, later []wait
 		}
 	}
 	r.enter(fault.StagePlan)
-	plan, err := r.Cluster.Plan(ctx, r.req.Grant, r.req.Owner, wave, nil)
+	plan, err := r.cluster.Plan(ctx, r.req.Grant, r.req.Owner, wave, nil)
 	if err != nil || !plan.Changed() {
 		return err
 	}
@@ -303,7 +308,7 @@ func (r *run) firstWave(ctx context.Context, set []manifest.Object, later []wait
 		return err
 	}
 	r.enter(fault.StageApply)
-	changes, err := r.Cluster.Apply(ctx, r.req.Grant, plan, func(context.Context, int) error { return nil })
+	changes, err := r.cluster.Apply(ctx, r.req.Grant, plan, func(context.Context, int) error { return nil })
 	res.Changes = append(res.Changes, changes...)
 	return err
 }
@@ -367,13 +372,13 @@ func (r *run) fence(set []manifest.Object) error {
 
 func (r *run) plan(ctx context.Context, set []manifest.Object, opened []opening) (manifest.Plan, error) {
 	r.enter(fault.StagePlan)
-	plan, err := r.Cluster.Plan(ctx, r.req.Grant, r.req.Owner, set, r.req.Inventory)
+	plan, err := r.cluster.Plan(ctx, r.req.Grant, r.req.Owner, set, r.req.Inventory)
 	errs := []error{err}
 	for _, o := range opened {
 		if o.produced.Keep {
 			continue
 		}
-		_, err := r.Cluster.WriteSecret(ctx, o.produced, true)
+		_, err := r.cluster.WriteSecret(ctx, o.produced, true)
 		errs = append(errs, err)
 	}
 	if !r.req.Prune {
@@ -387,7 +392,7 @@ func (r *run) apply(ctx context.Context, plan manifest.Plan, opened []opening, r
 	if err := r.record(ctx, plan.Union, res); err != nil {
 		return err
 	}
-	changes, err := r.Cluster.Apply(ctx, r.req.Grant, plan, func(ctx context.Context, stage int) error {
+	changes, err := r.cluster.Apply(ctx, r.req.Grant, plan, func(ctx context.Context, stage int) error {
 		if stage != StageOwners {
 			return nil
 		}
@@ -403,7 +408,7 @@ func (r *run) writeSecrets(ctx context.Context, opened []opening, res *Result) e
 		if o.produced.Keep {
 			continue
 		}
-		change, err := r.Cluster.WriteSecret(ctx, o.produced, false)
+		change, err := r.cluster.WriteSecret(ctx, o.produced, false)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -425,7 +430,7 @@ func (r *run) prune(ctx context.Context, plan manifest.Plan, res *Result) error 
 		return nil
 	}
 	r.enter(fault.StagePrune)
-	deleted, survivors, err := r.Cluster.Prune(ctx, r.req.Grant, plan)
+	deleted, survivors, err := r.cluster.Prune(ctx, r.req.Grant, plan)
 	res.Changes = append(res.Changes, deleted...)
 	res.Inventory = append(applied, survivors...)
 	return err
@@ -446,7 +451,7 @@ func (r *run) health(ctx context.Context, plan manifest.Plan, res *Result) error
 		return nil
 	}
 	r.enter(fault.StageHealth)
-	unready, err := r.Cluster.Unready(ctx, r.req.Grant, ids)
+	unready, err := r.cluster.Unready(ctx, r.req.Grant, r.req.Owner, ids)
 	res.Unready = unready
 	return err
 }

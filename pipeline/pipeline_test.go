@@ -115,7 +115,7 @@ func (s *stages) Prune(_ context.Context, _ tenants.Grant, plan manifest.Plan) (
 	return nil, plan.Prune, s.at("prune")
 }
 
-func (s *stages) Unready(context.Context, tenants.Grant, []manifest.ID) ([]manifest.Unready, error) {
+func (s *stages) Unready(context.Context, tenants.Grant, manifest.Owner, []manifest.ID) ([]manifest.Unready, error) {
 	return s.unread, s.at("health")
 }
 

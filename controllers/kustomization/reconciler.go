@@ -272,7 +272,7 @@ func (r *Reconciler) watchHealth(ctx context.Context, ks *kustomizev1.Kustomizat
 	if len(m.waitFor) == 0 {
 		return ctrl.Result{RequeueAfter: jitter(ks.GetRequeueAfter())}, r.patchStatus(ctx, ks, func(*kustomizev1.KustomizationStatus) {})
 	}
-	unready, err := r.Engine.Cluster.Unready(ctx, in.grant, m.waitFor)
+	unready, err := r.Engine.Cluster.Unready(ctx, in.grant, owner(ks), m.waitFor)
 	if err != nil {
 		return r.failed(ctx, ks, m, pipeline.Result{Untouched: true, Revision: in.revision, Err: err})
 	}
@@ -349,7 +349,7 @@ func (r *Reconciler) deleteOwned(ctx context.Context, ks *kustomizev1.Kustomizat
 		r.Events.Event(ks, corev1.EventTypeWarning, "PruneFailed", "failed to wait for resources termination")
 		return false, nil
 	}
-	left, err := r.Engine.Cluster.Unready(ctx, grant, old)
+	left, err := r.Engine.Cluster.Unready(ctx, grant, owner(ks), old)
 	for _, u := range left {
 		if u.Status != "NotFound" {
 			return true, err
