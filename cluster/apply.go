@@ -19,7 +19,7 @@ const settleTime = 10 * time.Second
 // Apply writes the created and configured objects of a plan as the grant's identity, and calls after when a stage is
 // done, also when nothing of it was written. It returns what it wrote, also with an error.
 func (c *Client) Apply(ctx context.Context, grant tenants.Grant, plan manifest.Plan, after func(ctx context.Context, stage int) error) ([]manifest.Change, error) {
-	as, err := c.as(grant)
+	as, by, err := c.enter(ctx, grant, plan.Owner)
 	if err != nil {
 		return nil, err
 	}
@@ -27,67 +27,72 @@ func (c *Client) Apply(ctx context.Context, grant tenants.Grant, plan manifest.P
 	for i, s := range plan.Steps {
 		set[i] = s.Object
 	}
-	a := &applier{Client: c, as: as, owner: plan.Owner, key: c.ownerKey(plan.Owner), known: c.kinds.scopesOf(set)}
+	a := &applier{Client: c, as: as, rules: by, owner: plan.Owner, key: c.ownerKey(plan.Owner), known: c.kinds.scopesOf(set)}
 	var done []manifest.Change
+	var errs []error
 	for stage := range stages {
-		var todo []manifest.Object
-		var actions []manifest.Action
+		var todo []manifest.Step
 		for _, s := range plan.Steps {
 			if s.Stage == stage && (s.Action == manifest.Created || s.Action == manifest.Configured) {
-				todo, actions = append(todo, s.Object), append(actions, s.Action)
+				todo = append(todo, s)
 			}
 		}
-		changes, err := a.stage(ctx, todo, actions)
+		changes, err := a.stage(ctx, todo)
 		done = append(done, changes...)
+		if err == nil && stage == stageDefinitions {
+			err = a.ready(ctx, todo)
+		}
+		if err == nil || plan.Owner.Partial {
+			err = join([]error{err, after(ctx, stage)})
+		}
 		if err != nil {
-			return done, err
-		}
-		if stage == stageDefinitions {
-			if err := a.ready(ctx, todo); err != nil {
-				return done, err
+			if errs = append(errs, err); !plan.Owner.Partial {
+				break
 			}
-		}
-		if err := after(ctx, stage); err != nil {
-			return done, err
 		}
 	}
-	return done, nil
+	return done, join(errs)
 }
 
 // applier is the state of one Apply.
 type applier struct {
 	*Client
 	as    conn
+	rules *rules
 	owner manifest.Owner
 	key   string
 	known scopes
 }
 
 // stage writes objects of one stage: those of the same rank some at a time, the ranks one after another.
-func (a *applier) stage(ctx context.Context, todo []manifest.Object, actions []manifest.Action) ([]manifest.Change, error) {
+func (a *applier) stage(ctx context.Context, todo []manifest.Step) ([]manifest.Change, error) {
 	var done []manifest.Change
+	var failed []error
 	for from := 0; from < len(todo); {
 		to := from
-		for to < len(todo) && rankOf(todo[to].GVK().GroupKind()) == rankOf(todo[from].GVK().GroupKind()) {
+		for to < len(todo) && rankOf(todo[to].Object.GVK().GroupKind()) == rankOf(todo[from].Object.GVK().GroupKind()) {
 			to++
 		}
 		errs := make([]error, to-from)
 		each(to-from, func(i int) { errs[i] = a.write(ctx, todo[from+i]) })
 		for i := range errs {
 			if errs[i] == nil {
-				done = append(done, manifest.Change{ID: todo[from+i].ID(), Action: actions[from+i]})
+				done = append(done, manifest.Change{ID: todo[from+i].Object.ID(), Action: todo[from+i].Action})
 			}
 		}
 		if err := join(errs); err != nil {
-			return done, err
+			if failed = append(failed, err); !a.owner.Partial {
+				break
+			}
 		}
 		from = to
 	}
-	return done, nil
+	return done, join(failed)
 }
 
 // write applies one object, takes over what kubectl wrote into it, and remembers the answer as the baseline.
-func (a *applier) write(ctx context.Context, o manifest.Object) error {
+func (a *applier) write(ctx context.Context, s manifest.Step) error {
+	o := s.Object
 	info, future, err := a.known.lookup(ctx, o.GVK())
 	if errors.Is(err, errNoKind) {
 		return unknownKind(o)
@@ -103,25 +108,34 @@ func (a *applier) write(ctx context.Context, o manifest.Object) error {
 	if w, live := a.view.peek(info.gvk); live {
 		release = w.hold(nsName{o.Namespace(), o.Name()})
 	}
-	body, err := a.send(ctx, o, info)
+	if s.Recreate {
+		err = a.makeWay(ctx, o, info)
+	}
+	var body map[string]any
+	if err == nil {
+		body, err = a.send(ctx, o, info)
+	}
 	if err != nil {
 		release(nil)
 		return clean(fault.StageApply, err, o.Ref(), o)
 	}
-	now := a.view.reduce.reduceAs(body, a.owner.FieldManager)
-	desired := digestOf(a.opts.Key, []byte(o.Digest(a.opts.Key)))
-	a.opts.Baselines.Put(a.key, o.ID(), Baseline{Desired: desired, Owned: now.owned, UID: now.uid})
+	now := a.view.reduce.reduceAs(body, a.owner.FieldManager, a.rules)
+	var old *Baseline
+	if b, ok := a.opts.Baselines.Get(a.key, o.ID()); ok {
+		old = &b
+	}
+	a.opts.Baselines.Put(a.key, o.ID(), baselineOf(o, a.owner, digestOf(a.opts.Key, []byte(o.Digest(a.opts.Key))), now, old))
 	release(&now)
 	return nil
 }
 
 // send is where the secrets of an object leave for the API server.
 func (a *applier) send(ctx context.Context, o manifest.Object, info kindInfo) (map[string]any, error) {
-	body, err := o.Wire()
+	body, err := a.payload(ctx, a.as, a.rules, o, info, a.owner.FieldManager)
 	if err != nil {
 		return nil, err
 	}
-	to := place{kind: info, namespace: o.Namespace(), name: o.Name()}
+	to := placeOf(info, o)
 	ans, err := a.as.apply(ctx, to, body, a.owner.FieldManager, false)
 	if err != nil {
 		return nil, err
@@ -150,12 +164,13 @@ func (a *applier) send(ctx context.Context, o manifest.Object, info kindInfo) (m
 }
 
 // ready waits, by the view, until what was just defined can be used.
-func (a *applier) ready(ctx context.Context, written []manifest.Object) error {
+func (a *applier) ready(ctx context.Context, written []manifest.Step) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	defined := false
 	var errs []error
-	for _, o := range written {
+	for _, s := range written {
+		o := s.Object
 		gk := o.GVK().GroupKind()
 		if gk.Kind == "ClusterRole" {
 			continue

@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"context"
 	"sync"
+	"time"
 
 	"sealock.dev/sealock/manifest"
 )
@@ -12,11 +14,29 @@ type Baseline struct {
 	Desired [16]byte
 	Owned   [16]byte
 	UID     string
+	Origin  Origin
+}
+
+// Origin is where an object came from and what became of it, for people who ask why it is there.
+type Origin struct {
+	File     string // in the repository
+	Line     int
+	Revision string    // of the commit that last changed it
+	Applied  time.Time // when
+	Drift    Drift     // the last one
+}
+
+// Drift is a change that somebody else made to a live object.
+type Drift struct {
+	At time.Time // zero: there was none
+	By string    // the field manager, "" when the object was deleted or it is not known
 }
 
 // Baselines remembers baselines by owner ("namespace/name") and object. Implementations are safe for concurrent use
-// and must not block on a network: one that persists writes behind.
+// and, but for Load, must not block on a network: one that persists writes behind.
 type Baselines interface {
+	// Load returns when everything that was persisted is known. It is called before each use and cheap after the first.
+	Load(ctx context.Context) error
 	Get(owner string, id manifest.ID) (Baseline, bool)
 	Put(owner string, id manifest.ID, b Baseline)
 	// Forget drops one object, Drop a whole owner.
@@ -32,6 +52,9 @@ type Memory struct {
 
 // NewMemory returns an empty Memory.
 func NewMemory() *Memory { return &Memory{owners: map[string]map[manifest.ID]Baseline{}} }
+
+// Load has nothing to wait for.
+func (m *Memory) Load(context.Context) error { return nil }
 
 // Get returns the baseline of an object.
 func (m *Memory) Get(owner string, id manifest.ID) (Baseline, bool) {
@@ -66,4 +89,19 @@ func (m *Memory) Drop(owner string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.owners, owner)
+}
+
+// baselineOf is the baseline of an object that was just applied, or found to be in place. old is what was known before.
+func baselineOf(o manifest.Object, owner manifest.Owner, desired digest, live entry, old *Baseline) Baseline {
+	ref := o.Ref()
+	b := Baseline{Desired: desired, Owned: live.owned, UID: live.uid, Origin: Origin{File: ref.File, Line: ref.Line}}
+	if old != nil {
+		b.Origin.Drift = old.Origin.Drift
+	}
+	if old != nil && old.Desired == desired && old.UID == live.uid { // a repair: the commit that it comes from is the same
+		b.Origin.Revision, b.Origin.Applied = old.Origin.Revision, old.Origin.Applied
+		return b
+	}
+	b.Origin.Revision, b.Origin.Applied = owner.Revision, time.Now().UTC().Truncate(time.Second)
+	return b
 }

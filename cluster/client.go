@@ -44,6 +44,9 @@ type Options struct {
 	OwnerLabel, OwnerNamespaceLabel string
 	// FieldManager of the applied objects. Empty: Flux's.
 	FieldManager string
+	// ActAs, if not nil, is the user to impersonate instead of the grant's; "" is whoever Config is. For remote clusters,
+	// where the users of this one mean nothing.
+	ActAs *string
 	// Baselines keeps what was applied. nil: in memory.
 	Baselines Baselines
 	// SecretVersion returns the resource version of a Secret that some watch of the caller holds, so that an unchanged
@@ -102,6 +105,23 @@ func New(ctx context.Context, opts Options) (*Client, error) {
 // View returns what is live, for controllers that wait for its events.
 func (c *Client) View() *View { return c.view }
 
+// enter is the beginning of every call for an owner: its identity, its rules, and what was persisted of it.
+func (c *Client) enter(ctx context.Context, grant tenants.Grant, owner manifest.Owner) (conn, *rules, error) {
+	as, err := c.as(grant)
+	if err != nil {
+		return conn{}, nil, err
+	}
+	by, err := compileRules(owner)
+	if err != nil {
+		return conn{}, nil, err
+	}
+	if err := c.opts.Baselines.Load(ctx); err != nil {
+		return conn{}, nil, err
+	}
+	c.view.govern(c.ownerKey(owner), by)
+	return as, by, nil
+}
+
 // as returns the connection that acts as the grant's identity. A Grant without one gets none: falling back to the
 // controller's rights would give a tenant all of them.
 func (c *Client) as(grant tenants.Grant) (conn, error) {
@@ -109,11 +129,17 @@ func (c *Client) as(grant tenants.Grant) (conn, error) {
 		return conn{}, fault.New(fault.StageGrant, fault.Denied, fault.Ref{Namespace: grant.Namespace}, "no identity to act as").
 			Fix("name a service account, or make the namespace part of a Tenant")
 	}
-	if known, ok := c.users.Get(grant.User); ok {
+	user := grant.User
+	if c.opts.ActAs != nil {
+		if user = *c.opts.ActAs; user == "" {
+			return c.self, nil
+		}
+	}
+	if known, ok := c.users.Get(user); ok {
 		return known.(conn), nil //nolint:forcetypeassert // only conns are put there
 	}
 	config := rest.CopyConfig(c.config)
-	config.Impersonate = rest.ImpersonationConfig{UserName: grant.User}
+	config.Impersonate = rest.ImpersonationConfig{UserName: user}
 	// The impersonating round tripper wraps the transport that client-go keeps for this TLS configuration: identities
 	// share connections.
 	httpClient, err := rest.HTTPClientFor(config)
@@ -124,7 +150,7 @@ func (c *Client) as(grant tenants.Grant) (conn, error) {
 	if err != nil {
 		return conn{}, err
 	}
-	c.users.Add(grant.User, made)
+	c.users.Add(user, made)
 	return made, nil
 }
 
@@ -142,6 +168,8 @@ func connect(config *rest.Config, httpClient *http.Client) (conn, error) {
 func (c *Client) Release(owner manifest.Owner) {
 	key := c.ownerKey(owner)
 	c.view.use(key, nil)
+	c.view.govern(key, &rules{})
+	c.view.unfollow(key, nil)
 	c.opts.Baselines.Drop(key)
 }
 

@@ -190,19 +190,26 @@ func TestTakeOver(t *testing.T) {
 func TestRepairsAreBounded(t *testing.T) {
 	q := newQueue(t.Context())
 	id := manifest.ID{Kind: "K", Name: "n"}
-	got := 0
+	got := map[EventKind]int{}
+	drifted := Event{OwnerNamespace: "ns", OwnerName: "app", ID: id, Kind: Drifted, By: "hpa"}
 	for range 3 * repairs {
-		q.put(Event{ID: id, Kind: Drifted})
-		q.put(Event{ID: id, Kind: Drifted}) // waiting already
-		q.put(Event{ID: manifest.ID{Kind: "K", Name: "sentinel"}, Kind: Gone})
+		q.put(drifted)
+		q.put(drifted) // waiting already
+		q.put(Event{ID: manifest.ID{Kind: "K", Name: "sentinel"}, Kind: Health})
 		for e := range q.out {
-			if e.Kind == Gone {
+			if e.Kind == Health {
 				break
 			}
-			got++
+			got[e.Kind]++
 		}
 	}
-	if got != repairs {
-		t.Errorf("%d repairs, want %d", got, repairs)
+	if got[Drifted] != repairs || got[Contested] != 1 {
+		t.Errorf("%v, want %d repairs and to be told once that they end", got, repairs)
+	}
+	if by := q.contested("ns/app"); len(by) != 1 || by[id] != "hpa" {
+		t.Errorf("contested: %v", by)
+	}
+	if by := q.contested("ns/other"); len(by) != 0 {
+		t.Errorf("somebody else's: %v", by)
 	}
 }

@@ -2,6 +2,9 @@ package cluster
 
 import (
 	"strconv"
+	"unique"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"sealock.dev/sealock/plaintext"
 )
@@ -11,8 +14,10 @@ type entry struct {
 	uid     string
 	owner   string // "namespace/name" of the owner labels
 	message string // why it is not healthy, "" when it is
+	by      string // the manager other than ours that wrote last, "" when there is none
 	version uint64 // resource version
 	owned   digest // of the fields that our manager applied
+	rules   uint32 // the owner's rules by which it was read
 	marks   marks
 	health  health
 }
@@ -22,19 +27,25 @@ type reducer struct {
 	key                             plaintext.Key
 	manager                         string
 	ownerLabel, ownerNamespaceLabel string
+	rulesOf                         func(owner string) *rules // nil: nobody has any
 }
 
+// reduce reads a body as the owner that its labels name wants it read.
 func (r reducer) reduce(body map[string]any) entry {
-	return r.reduceAs(body, r.manager)
+	owner := r.ownerOf(stringMap(body, "metadata", "labels"))
+	if r.rulesOf == nil {
+		return r.reduceAs(body, r.manager, nil)
+	}
+	return r.reduceAs(body, r.manager, r.rulesOf(owner))
 }
 
-// reduceAs is reduce for a field manager of the caller's.
-func (r reducer) reduceAs(body map[string]any, manager string) entry {
-	labels := stringMap(body, "metadata", "labels")
+// reduceAs is reduce for a field manager and rules of the caller's.
+func (r reducer) reduceAs(body map[string]any, manager string, by *rules) entry {
+	labels, annotations := stringMap(body, "metadata", "labels"), stringMap(body, "metadata", "annotations")
 	e := entry{
 		uid:   text(body, "metadata", "uid"),
 		owner: r.ownerOf(labels),
-		marks: marksOf(labels, stringMap(body, "metadata", "annotations")),
+		marks: marksOf(labels, annotations),
 	}
 	// A version that is no number counts as older than every other.
 	e.version, _ = strconv.ParseUint(text(body, "metadata", "resourceVersion"), 10, 64)
@@ -42,14 +53,33 @@ func (r reducer) reduceAs(body map[string]any, manager string) entry {
 		e.marks |= markTerminating
 	}
 	owners := ownersOf(body)
-	e.owned = ownedDigest(r.key, body, owners, manager)
+	shown := body
+	if by != nil && by.print != 0 {
+		e.rules = by.print
+		gvk := schema.FromAPIVersionAndKind(text(body, "apiVersion"), text(body, "kind"))
+		name := [3]string{text(body, "metadata", "name"), text(body, "metadata", "namespace")}
+		shown = without(body, by.ignored([3]string{gvk.Group, gvk.Version, gvk.Kind}, name, labels, annotations))
+	}
+	e.owned = ownedDigest(r.key, shown, owners, manager)
 	for _, o := range owners {
 		if o.overridden(manager) && !e.marks.has(markMerge) {
 			e.marks |= markOverridden
 		}
 	}
+	e.by = lastWriter(owners, manager)
 	e.health, e.message = healthOf(body)
 	return e
+}
+
+// lastWriter returns the manager other than ours that wrote the object itself last.
+func lastWriter(owners []owner, manager string) string {
+	name, latest := "", ""
+	for _, o := range owners {
+		if o.Manager != manager && o.Subresource == "" && o.Time >= latest { // RFC 3339 in UTC sorts as text
+			name, latest = o.Manager, o.Time
+		}
+	}
+	return unique.Make(name).Value()
 }
 
 func (r reducer) ownerOf(labels map[string]string) string {

@@ -10,9 +10,10 @@ import (
 
 // What happened to a live object.
 const (
-	Drifted EventKind = "Drifted" // its fields are no longer what was applied
-	Gone    EventKind = "Gone"    // it was deleted, or its owner labels were removed
-	Health  EventKind = "Health"  // it became healthy, or ceased to be
+	Drifted   EventKind = "Drifted"   // its fields are no longer what was applied
+	Gone      EventKind = "Gone"      // it was deleted, or its owner labels were removed
+	Health    EventKind = "Health"    // it became healthy, or ceased to be
+	Contested EventKind = "Contested" // it drifts again and again, and is left to the interval
 )
 
 // EventKind says what happened.
@@ -24,6 +25,7 @@ type Event struct {
 	OwnerName      string
 	ID             manifest.ID
 	Kind           EventKind
+	By             string // the field manager that changed it, "" when it is not known
 }
 
 // A field that somebody keeps taking back is reported so often in this time, then left to the interval.
@@ -47,6 +49,8 @@ type queue struct {
 type drift struct {
 	since time.Time
 	count int
+	owner string // "namespace/name"
+	by    string
 }
 
 func newQueue(ctx context.Context) *queue {
@@ -58,8 +62,16 @@ func newQueue(ctx context.Context) *queue {
 func (q *queue) put(e Event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if _, twice := q.waiting[e]; twice || e.Kind == Drifted && !q.mayRepair(e.ID) {
+	if _, twice := q.waiting[e]; twice {
 		return
+	}
+	if e.Kind == Drifted || e.Kind == Gone {
+		switch n := q.count(e); {
+		case n == repairs+1:
+			e.Kind = Contested
+		case n > repairs:
+			return
+		}
 	}
 	q.waiting[e] = struct{}{}
 	q.order = append(q.order, e)
@@ -69,14 +81,15 @@ func (q *queue) put(e Event) {
 	}
 }
 
-// mayRepair counts a drift. The caller holds the lock.
-func (q *queue) mayRepair(id manifest.ID) bool {
-	now := time.Now()
+// count returns how often the object drifted in the window. The caller holds the lock.
+func (q *queue) count(e Event) int {
+	id, now := e.ID, time.Now()
 	d := q.drifts[id]
 	if now.Sub(d.since) > repairsWindow {
 		d = drift{since: now}
 	}
 	d.count++
+	d.owner, d.by = e.OwnerNamespace+"/"+e.OwnerName, e.By
 	if len(q.drifts) >= repairsKept {
 		for old, each := range q.drifts {
 			if now.Sub(each.since) > repairsWindow {
@@ -84,11 +97,28 @@ func (q *queue) mayRepair(id manifest.ID) bool {
 			}
 		}
 		if _, counted := q.drifts[id]; !counted && len(q.drifts) >= repairsKept {
-			return true
+			return d.count
 		}
 	}
 	q.drifts[id] = d
-	return d.count <= repairs
+	return d.count
+}
+
+// contested returns the objects of an owner that drifted too often, each with the manager that changes it.
+func (q *queue) contested(owner string) map[manifest.ID]string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var out map[manifest.ID]string
+	for id, d := range q.drifts {
+		if d.owner != owner || d.count <= repairs || time.Since(d.since) > repairsWindow {
+			continue
+		}
+		if out == nil {
+			out = map[manifest.ID]string{}
+		}
+		out[id] = d.by
+	}
+	return out
 }
 
 func (q *queue) take() (Event, bool) {

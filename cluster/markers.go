@@ -15,6 +15,7 @@ const (
 	markKeep                          // prune: disabled
 	markOverridden                    // a manager that we override owns fields
 	markTerminating                   // deletion has begun
+	markForce                         // force: enabled: made anew when an immutable field changes
 )
 
 func (m marks) has(one marks) bool { return m&one != 0 }
@@ -33,6 +34,9 @@ func marksOf(labels, annotations map[string]string) marks {
 	}
 	if is("ssa", "Merge") {
 		m |= markMerge
+	}
+	if is("force", "enabled") {
+		m |= markForce
 	}
 	if is("prune", "disabled") {
 		m |= markKeep

@@ -19,7 +19,7 @@ import (
 // object that is in place costs no request. All failures are returned, joined; the plan is then not to be applied.
 // An object whose kind or namespace comes with the same set cannot be dry-run: it is planned as created.
 func (c *Client) Plan(ctx context.Context, grant tenants.Grant, owner manifest.Owner, set []manifest.Object, old []manifest.ID) (manifest.Plan, error) {
-	as, err := c.as(grant)
+	as, by, err := c.enter(ctx, grant, owner)
 	if err != nil {
 		return manifest.Plan{}, err
 	}
@@ -32,7 +32,7 @@ func (c *Client) Plan(ctx context.Context, grant tenants.Grant, owner manifest.O
 	for i, o := range prepared {
 		fresh[i] = o.ID()
 	}
-	p := &planner{Client: c, as: as, owner: owner, key: c.ownerKey(owner), known: c.kinds.scopesOf(prepared), made: map[manifest.ID]bool{}, changed: map[manifest.ID]bool{}}
+	p := &planner{Client: c, as: as, rules: by, owner: owner, key: c.ownerKey(owner), known: c.kinds.scopesOf(prepared), made: map[manifest.ID]bool{}, changed: map[manifest.ID]bool{}}
 	c.view.use(p.key, kindsOf(fresh, old))
 	plan := manifest.Plan{Owner: owner, Steps: make([]manifest.Step, len(prepared))}
 	plan.Prune, plan.Union = inventories(fresh, old)
@@ -65,6 +65,7 @@ func kindsOf(lists ...[]manifest.ID) map[schema.GroupVersionKind]struct{} {
 type planner struct {
 	*Client
 	as    conn
+	rules *rules
 	owner manifest.Owner
 	key   string
 	known scopes
@@ -85,7 +86,7 @@ func (p *planner) note(steps []manifest.Step) {
 func (p *planner) steps(ctx context.Context, steps []manifest.Step) []error {
 	errs := make([]error, len(steps))
 	each(len(steps), func(i int) {
-		steps[i].Action, errs[i] = p.step(ctx, steps[i].Object)
+		errs[i] = p.step(ctx, &steps[i])
 	})
 	// A reference to something that the same set makes cannot be checked before it is made.
 	for i := range errs {
@@ -130,21 +131,23 @@ func (p *planner) awaits(err error) bool {
 	})
 }
 
-func (p *planner) step(ctx context.Context, o manifest.Object) (manifest.Action, error) {
+func (p *planner) step(ctx context.Context, s *manifest.Step) error {
+	o := s.Object
 	seen := observed{wanted: marksOf(o.Labels(), o.Annotations()), ownerKey: p.key}
 	if seen.wanted.has(markDisabled) {
-		return manifest.Skipped, nil
+		s.Action = manifest.Skipped
+		return nil
 	}
 	info, future, err := p.known.lookup(ctx, o.GVK())
 	if errors.Is(err, errNoKind) {
-		return "", unknownKind(o)
+		return unknownKind(o)
 	}
 	if err != nil {
-		return "", clean(fault.StagePlan, err, o.Ref(), o)
+		return clean(fault.StagePlan, err, o.Ref(), o)
 	}
 	if !future {
-		if seen.live, err = p.Client.look(ctx, p.as, info, o.ID()); err != nil {
-			return "", clean(fault.StagePlan, err, o.Ref(), o)
+		if seen.live, err = p.Client.look(ctx, p.as, p.rules, info, o.ID()); err != nil {
+			return clean(fault.StagePlan, err, o.Ref(), o)
 		}
 	}
 	seen.desired = digestOf(p.opts.Key, []byte(o.Digest(p.opts.Key)))
@@ -154,32 +157,51 @@ func (p *planner) step(ctx context.Context, o manifest.Object) (manifest.Action,
 	seen.unasked = future || info.namespaced && p.made[manifest.ID{Name: o.Namespace(), Kind: "Namespace", Version: "v1"}]
 	switch decide(seen) {
 	case leaveAlone:
-		return manifest.Skipped, nil
+		s.Action = manifest.Skipped
+		return nil
 	case inPlace:
-		return manifest.Unchanged, nil
+		s.Action = manifest.Unchanged
+		p.moved(o, *seen.base)
+		return nil
 	case trust:
-		return manifest.Created, nil
+		s.Action = manifest.Created
+		return nil
 	case dryRun:
 	}
-	return p.ask(ctx, o, info, seen)
+	return p.ask(ctx, s, info, seen)
+}
+
+// moved notes the file and line of an object that is unchanged but stands elsewhere now.
+func (p *planner) moved(o manifest.Object, b Baseline) {
+	if ref := o.Ref(); ref.File != b.Origin.File || ref.Line != b.Origin.Line {
+		b.Origin.File, b.Origin.Line = ref.File, ref.Line
+		p.opts.Baselines.Put(p.key, o.ID(), b)
+	}
 }
 
 // ask dry-runs one object.
-func (p *planner) ask(ctx context.Context, o manifest.Object, info kindInfo, seen observed) (manifest.Action, error) {
-	body, err := o.Wire()
+func (p *planner) ask(ctx context.Context, s *manifest.Step, info kindInfo, seen observed) error {
+	o := s.Object
+	body, err := p.payload(ctx, p.as, p.rules, o, info, p.owner.FieldManager)
 	if err != nil {
-		return "", err
+		return clean(fault.StagePlan, err, o.Ref(), o)
 	}
-	ans, err := p.as.apply(ctx, place{kind: info, namespace: o.Namespace(), name: o.Name()}, body, p.owner.FieldManager, true)
+	ans, err := p.as.apply(ctx, placeOf(info, o), body, p.owner.FieldManager, true)
 	if err != nil {
-		return p.refused(o, info, seen, err)
+		if p.replaceable(ctx, o, info, seen, err) {
+			s.Action, s.Recreate = manifest.Created, true
+			return nil
+		}
+		s.Action, err = p.refused(o, info, seen, err)
+		return err
 	}
-	after := p.view.reduce.reduceAs(ans.body, p.owner.FieldManager)
+	after := p.view.reduce.reduceAs(ans.body, p.owner.FieldManager, p.rules)
 	action, remember := settle(seen, ans.created(), after)
 	if remember {
-		p.opts.Baselines.Put(p.key, o.ID(), Baseline{Desired: seen.desired, Owned: after.owned, UID: after.uid})
+		p.opts.Baselines.Put(p.key, o.ID(), baselineOf(o, p.owner, seen.desired, after, seen.base))
 	}
-	return action, nil
+	s.Action = action
+	return nil
 }
 
 // refused turns the failure of a dry-run into an error, unless it says nothing about the object.
@@ -211,14 +233,18 @@ func (p *planner) refused(o manifest.Object, info kindInfo, seen observed, err e
 
 // look returns what is live of an object, nil when the view shows nothing. A kind that the controller may not watch is
 // read object by object as the identity. An error is never taken for absence.
-func (c *Client) look(ctx context.Context, as conn, info kindInfo, id manifest.ID) (*entry, error) {
+func (c *Client) look(ctx context.Context, as conn, by *rules, info kindInfo, id manifest.ID) (*entry, error) {
 	w, state, err := c.view.watch(ctx, info)
 	switch state {
 	case watchLive:
-		if e, ok := w.lookup(nsName{id.Namespace, id.Name}); ok {
+		e, ok := w.lookup(nsName{id.Namespace, id.Name})
+		if !ok {
+			return nil, nil
+		}
+		if e.rules == by.print {
 			return &e, nil
 		}
-		return nil, nil
+		fallthrough // it was read by other rules than its owner has now
 	case watchForbidden:
 		ans, err := as.get(ctx, place{kind: info, namespace: id.Namespace, name: id.Name})
 		if apierrors.IsNotFound(err) {
@@ -227,7 +253,10 @@ func (c *Client) look(ctx context.Context, as conn, info kindInfo, id manifest.I
 		if err != nil {
 			return nil, err
 		}
-		e := c.view.reduce.reduce(ans.body)
+		e := c.view.reduce.reduceAs(ans.body, c.opts.FieldManager, by)
+		if w != nil && state == watchLive {
+			w.reread(nsName{id.Namespace, id.Name}, e)
+		}
 		return &e, nil
 	case watchMissing:
 		c.kinds.forget(ctx)

@@ -60,7 +60,7 @@ func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, own
 	if err != nil {
 		return false, err
 	}
-	live := c.view.reduce.reduce(ans.body)
+	live := c.view.reduce.reduceAs(ans.body, c.opts.FieldManager, nil)
 	if condemn(live, ownerKey) != deleteIt {
 		return false, nil
 	}

@@ -14,15 +14,18 @@ import (
 
 // Unready returns those of the objects that are not healthy: from the view where they were applied from the grant's own
 // namespace, else as the identity may see them. It does not wait.
-func (c *Client) Unready(ctx context.Context, grant tenants.Grant, _ manifest.Owner, ids []manifest.ID) ([]manifest.Unready, error) {
-	as, err := c.as(grant)
+func (c *Client) Unready(ctx context.Context, grant tenants.Grant, owner manifest.Owner, ids []manifest.ID) ([]manifest.Unready, error) {
+	as, by, err := c.enter(ctx, grant, owner)
 	if err != nil {
 		return nil, err
 	}
+	key := c.ownerKey(owner)
+	h := healthReader{Client: c, as: as, rules: by, grant: grant, owner: key, foreign: map[manifest.ID]struct{}{}}
+	defer func() { c.view.unfollow(key, h.foreign) }()
 	var out []manifest.Unready
 	var errs []error
 	for _, id := range ids {
-		u, err := c.unready(ctx, as, grant, id)
+		u, err := h.unready(ctx, id)
 		if err != nil {
 			errs = append(errs, clean(fault.StageHealth, err, id.Ref()))
 			continue
@@ -34,10 +37,20 @@ func (c *Client) Unready(ctx context.Context, grant tenants.Grant, _ manifest.Ow
 	return out, join(errs)
 }
 
-func (c *Client) unready(ctx context.Context, as conn, grant tenants.Grant, id manifest.ID) (*manifest.Unready, error) {
+// healthReader is the state of one Unready.
+type healthReader struct {
+	*Client
+	as      conn
+	rules   *rules
+	grant   tenants.Grant
+	owner   string
+	foreign map[manifest.ID]struct{} // not in the view, and not healthy: followed one by one
+}
+
+func (c *healthReader) unready(ctx context.Context, id manifest.ID) (*manifest.Unready, error) {
 	if w, live := c.view.peek(id.GVK()); live {
 		// The view sees with the controller's rights: it answers only about what the asking namespace applied.
-		if e, ok := w.lookup(nsName{id.Namespace, id.Name}); ok && strings.HasPrefix(e.owner, grant.Namespace+"/") {
+		if e, ok := w.lookup(nsName{id.Namespace, id.Name}); ok && strings.HasPrefix(e.owner, c.grant.Namespace+"/") {
 			return verdict(id, e.health, e.message), nil
 		}
 	}
@@ -48,15 +61,26 @@ func (c *Client) unready(ctx context.Context, as conn, grant tenants.Grant, id m
 	if err != nil {
 		return nil, err
 	}
-	ans, err := as.get(ctx, place{kind: info, namespace: id.Namespace, name: id.Name})
+	to := place{kind: info, namespace: id.Namespace, name: id.Name}
+	ans, err := c.as.get(ctx, to)
 	if apierrors.IsNotFound(err) {
+		c.follow(id, to)
 		return &manifest.Unready{ID: id, Status: "NotFound"}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	h, message := healthOf(ans.body)
+	if h != healthCurrent {
+		c.follow(id, to)
+	}
 	return verdict(id, h, message), nil
+}
+
+// follow watches one object that the view does not show, until it is no longer waited for.
+func (c *healthReader) follow(id manifest.ID, at place) {
+	c.foreign[id] = struct{}{}
+	c.view.follow(c.owner, id, c.as, at)
 }
 
 func verdict(id manifest.ID, h health, message string) *manifest.Unready {

@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"sealock.dev/sealock/manifest"
 )
 
 // idle is how long the watch of a kind that nobody needs any more is kept: a set is planned in parts, and comes back.
@@ -32,16 +34,37 @@ type View struct {
 	mu    sync.Mutex
 	kinds map[schema.GroupVersionKind]*watched
 	usage map[string]map[schema.GroupVersionKind]struct{} // by owner
+
+	rules sync.Map // owner -> *rules; read at each arrival
+
+	following map[followed]context.CancelFunc // guarded by mu
 }
 
 func newView(ctx context.Context, dyn dynamic.Interface, opts Options) *View {
 	// Errors of a watch may quote what it could not decode. They are kept as state, never logged.
 	ctx = klog.NewContext(ctx, logr.Discard())
-	return &View{
+	v := &View{
 		ctx: ctx, dyn: dyn, selector: opts.OwnerLabel, baselines: opts.Baselines, events: newQueue(ctx),
 		reduce: reducer{key: opts.Key, manager: opts.FieldManager, ownerLabel: opts.OwnerLabel, ownerNamespaceLabel: opts.OwnerNamespaceLabel},
 		kinds:  map[schema.GroupVersionKind]*watched{}, usage: map[string]map[schema.GroupVersionKind]struct{}{},
 	}
+	v.reduce.rulesOf = v.rulesOf
+	return v
+}
+
+// govern sets by which rules the objects of an owner are read from now on.
+func (v *View) govern(owner string, by *rules) {
+	if by.print == 0 {
+		v.rules.Delete(owner)
+		return
+	}
+	v.rules.Store(owner, by)
+}
+
+func (v *View) rulesOf(owner string) *rules {
+	by, _ := v.rules.Load(owner)
+	r, _ := by.(*rules)
+	return r
 }
 
 // Events returns what happened to live objects, each event once until it is received. There is one reader.
@@ -57,6 +80,12 @@ func (v *View) Degraded() map[schema.GroupVersionKind]string {
 		}
 	}
 	return out
+}
+
+// Contested returns the objects of an owner that somebody keeps changing, each with the field manager that does it. They
+// are repaired at the interval only.
+func (v *View) Contested(namespace, name string) map[manifest.ID]string {
+	return v.events.contested(namespace + "/" + name)
 }
 
 // Len returns how many objects are known, for metrics.

@@ -111,6 +111,33 @@ func (w *watched) wait(ctx context.Context, key nsName, fulfilled func(entry) bo
 	}
 }
 
+// gone returns when no object with the uid has the name any more.
+func (w *watched) gone(ctx context.Context, key nsName, uid string) error {
+	for {
+		w.mu.Lock()
+		e, there := w.objects[key]
+		changed := w.changed
+		w.mu.Unlock()
+		if !there || e.uid != uid {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// reread replaces what is known of an object by what was just read of it.
+func (w *watched) reread(key nsName, e entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if seen, ok := w.objects[key]; ok && seen.version <= e.version {
+		w.objects[key] = e
+	}
+}
+
 // failed notes why listing or watching failed. Once there was a list, an API server that does not answer changes
 // nothing: the view is as old as the connection.
 func (w *watched) failed(err error) {
@@ -160,7 +187,7 @@ func (w *watched) hold(key nsName) func(after *entry) {
 		}
 		if seen, ok := w.objects[key]; ok && seen.version > after.version {
 			if seen.owned != after.owned { // somebody else was faster than our answer
-				w.emit(seen.owner, key, Drifted)
+				w.emit(seen.owner, key, Drifted, seen.by)
 			}
 			return
 		}
@@ -269,18 +296,18 @@ func (w *watched) put(key nsName, e entry) {
 		return
 	}
 	if known && old.owner != e.owner {
-		w.emit(old.owner, key, Drifted)
+		w.emit(old.owner, key, Drifted, e.by)
 	}
 	touched := !known || old.owned != e.owned || old.uid != e.uid || old.marks != e.marks || old.owner != e.owner
 	if base, ok := w.view.baselines.Get(e.owner, w.id(key)); ok {
 		if touched && (base.Owned != e.owned || base.UID != e.uid || e.marks.has(markOverridden)) {
-			w.emit(e.owner, key, Drifted)
+			w.emit(e.owner, key, Drifted, e.by)
 		}
 	} else if known && old.owned != e.owned {
-		w.emit(e.owner, key, Drifted)
+		w.emit(e.owner, key, Drifted, e.by)
 	}
 	if known && old.health != e.health {
-		w.emit(e.owner, key, Health)
+		w.emit(e.owner, key, Health, "")
 	}
 }
 
@@ -291,19 +318,31 @@ func (w *watched) remove(key nsName, version uint64) {
 		return // it was made anew since
 	}
 	delete(w.objects, key)
-	if w.held[key] == 0 {
-		w.emit(old.owner, key, Gone)
+	if w.held[key] == 0 && !w.finished(old) {
+		w.emit(old.owner, key, Gone, "")
 	}
+}
+
+// finished reports an object that is expected to go: a completed Job, by its time to live. It is made anew at the interval,
+// as Flux does, and not at once.
+func (w *watched) finished(e entry) bool {
+	return w.info.gvk.Group == "batch" && w.info.gvk.Kind == "Job" && e.health == healthCurrent
 }
 
 func (w *watched) id(key nsName) manifest.ID {
 	return manifest.ID{Namespace: key.namespace, Name: key.name, Group: w.info.gvk.Group, Kind: w.info.gvk.Kind, Version: w.info.gvk.Version}
 }
 
-func (w *watched) emit(owner string, key nsName, kind EventKind) {
+// emit tells the owner, and notes a drift with what is remembered of the object. The caller holds the lock.
+func (w *watched) emit(owner string, key nsName, kind EventKind, by string) {
 	ns, name, ok := strings.Cut(owner, "/")
 	if !ok {
 		return
 	}
-	w.view.events.put(Event{OwnerNamespace: ns, OwnerName: name, ID: w.id(key), Kind: kind})
+	id := w.id(key)
+	if base, known := w.view.baselines.Get(owner, id); known && kind != Health {
+		base.Origin.Drift = Drift{At: time.Now().UTC().Truncate(time.Second), By: by}
+		w.view.baselines.Put(owner, id, base)
+	}
+	w.view.events.put(Event{OwnerNamespace: ns, OwnerName: name, ID: id, Kind: kind, By: by})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 
 	"github.com/go-logr/logr"
@@ -109,6 +110,19 @@ func (c conn) apply(ctx context.Context, to place, body []byte, manager string, 
 	return c.send(ctx, dry(req, dryRun), to)
 }
 
+// watch streams the changes of one object, beginning with what is there. The caller closes it.
+func (c conn) watch(ctx context.Context, of place) (io.ReadCloser, error) {
+	name := of.name
+	of.name = ""
+	segments, err := of.segments()
+	if err != nil {
+		return nil, err
+	}
+	ctx = klog.NewContext(ctx, logr.Discard())
+	return c.rest.Get().AbsPath(segments...).SetHeader("Accept", metadataOnly).
+		Param("watch", "true").Param("fieldSelector", "metadata.name="+name).Stream(ctx)
+}
+
 func (c conn) jsonPatch(ctx context.Context, to place, patch []byte, manager string) (answer, error) {
 	return c.send(ctx, c.rest.Patch(types.JSONPatchType).Param("fieldManager", manager).Body(patch), to)
 }
@@ -135,14 +149,14 @@ func (c conn) update(ctx context.Context, to place, body []byte, manager string,
 	return c.send(ctx, dry(req, dryRun), to)
 }
 
-// delete removes exactly the object with the uid.
+// delete removes exactly the object with the uid; with "" whichever has the name.
 func (c conn) delete(ctx context.Context, to place, uid string) error {
 	background := metav1.DeletePropagationBackground
-	id := types.UID(uid)
-	body, err := json.Marshal(metav1.DeleteOptions{
-		TypeMeta:          metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
-		PropagationPolicy: &background, Preconditions: &metav1.Preconditions{UID: &id},
-	})
+	options := metav1.DeleteOptions{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"}, PropagationPolicy: &background}
+	if uid != "" {
+		options.Preconditions = metav1.NewUIDPreconditions(uid)
+	}
+	body, err := json.Marshal(options)
 	if err != nil {
 		return err
 	}

@@ -137,7 +137,9 @@ type HealthRule struct {
 // Step is one object of a plan.
 type Step struct {
 	Object Object
-	Action Action // Created, Configured, Unchanged or Skipped
+	Action Action // Created, Configured, Unchanged or Skipped; "" when it could not be planned
+	// Recreate says that the live object is deleted first: the API server takes the new one, and not the change.
+	Recreate bool
 	Stage  int    // objects of a lower stage are written, and ready, before those of a higher one
 }
 
