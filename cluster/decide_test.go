@@ -130,7 +130,7 @@ func pod(change func(spec map[string]any)) map[string]any {
 func TestOwnedDigestFollowsOurFieldsOnly(t *testing.T) {
 	key := plaintext.NewKey([]byte("k"))
 	owners := []owner{{Manager: "other", Operation: "Apply", FieldsV1: []byte(`{}`)}, {Manager: "m", Operation: "Apply", FieldsV1: []byte(podFields)}}
-	of := func(change func(map[string]any)) digest { return ownedDigest(key, pod(change), owners, "m") }
+	of := func(change func(map[string]any)) digest { return ownedDigest(key, pod(change), owners, "m", nil) }
 	container := func(spec map[string]any) map[string]any { return spec["containers"].([]any)[1].(map[string]any) }
 	before := of(func(map[string]any) {})
 	if before == (digest{}) {
@@ -158,10 +158,10 @@ func TestOwnedDigestFollowsOurFieldsOnly(t *testing.T) {
 			t.Errorf("%s does not change the digest", name)
 		}
 	}
-	if ownedDigest(plaintext.NewKey([]byte("other")), pod(func(map[string]any) {}), owners, "m") == before {
+	if ownedDigest(plaintext.NewKey([]byte("other")), pod(func(map[string]any) {}), owners, "m", nil) == before {
 		t.Error("the digest is not keyed")
 	}
-	if ownedDigest(key, pod(func(map[string]any) {}), owners, "nobody") != (digest{}) {
+	if ownedDigest(key, pod(func(map[string]any) {}), owners, "nobody", nil) != (digest{}) {
 		t.Error("a manager that applied nothing has a digest")
 	}
 }

@@ -53,14 +53,14 @@ func (r reducer) reduceAs(body map[string]any, manager string, by *rules) entry 
 		e.marks |= markTerminating
 	}
 	owners := ownersOf(body)
-	shown := body
+	var ignored []pointer
 	if by != nil && by.print != 0 {
 		e.rules = by.print
 		gvk := schema.FromAPIVersionAndKind(text(body, "apiVersion"), text(body, "kind"))
 		name := [3]string{text(body, "metadata", "name"), text(body, "metadata", "namespace")}
-		shown = without(body, by.ignored([3]string{gvk.Group, gvk.Version, gvk.Kind}, name, labels, annotations))
+		ignored = by.ignored([3]string{gvk.Group, gvk.Version, gvk.Kind}, name, labels, annotations)
 	}
-	e.owned = ownedDigest(r.key, shown, owners, manager)
+	e.owned = ownedDigest(r.key, body, owners, manager, ignored)
 	for _, o := range owners {
 		if o.overridden(manager) && !e.marks.has(markMerge) {
 			e.marks |= markOverridden

@@ -67,8 +67,10 @@ func (o owner) fields() (*fieldpath.Set, bool) {
 }
 
 // ownedDigest returns the keyed digest of every field that the manager applied, paths and values, zero when it applied
-// none. Defaults and canonical quantities are those of the API server, since it is made of its answers.
-func ownedDigest(key plaintext.Key, body map[string]any, owners []owner, manager string) digest {
+// none. Defaults and canonical quantities are those of the API server, since it is made of its answers. What is ignored
+// does not enter, whether the manager still owns it or lost it to whoever manages it.
+func ownedDigest(key plaintext.Key, body map[string]any, owners []owner, manager string, ignored []pointer) digest {
+	shown := without(body, ignored)
 	for _, o := range owners {
 		if !o.isOurs(manager) {
 			continue
@@ -79,8 +81,11 @@ func ownedDigest(key plaintext.Key, body map[string]any, owners []owner, manager
 		}
 		var text bytes.Buffer
 		for path := range set.Leaves().All() {
+			if len(ignored) > 0 && isIgnored(body, path, ignored) {
+				continue
+			}
 			text.WriteString(path.String())
-			v, found := at(body, path)
+			v, found := at(shown, path)
 			if !found {
 				text.WriteString("\x00absent\n")
 				continue

@@ -133,6 +133,12 @@ func startsWith(p, prefix pointer) bool {
 	return len(p) >= len(prefix) && slices.Equal(p[:len(prefix)], prefix)
 }
 
+// isIgnored reports whether a path lies at or below one of the pointers.
+func isIgnored(body map[string]any, path fieldpath.Path, ignored []pointer) bool {
+	at, ok := pointerOf(body, path)
+	return ok && slices.ContainsFunc(ignored, func(p pointer) bool { return startsWith(at, p) })
+}
+
 // pointerOf says where in body a path of managed fields leads.
 func pointerOf(body any, path fieldpath.Path) (pointer, bool) {
 	var out pointer

@@ -1,0 +1,112 @@
+package cluster
+
+import (
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+)
+
+const lockedMap = `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: locked, annotations: {why: test}}
+immutable: true
+data: {k: VALUE}
+`
+
+// spec.force: an immutable object is made anew, with force only.
+func TestForceRecreatesWhatMayNotChange(t *testing.T) {
+	w := newWorld(t)
+	w.run(w.objects(strings.ReplaceAll(lockedMap, "VALUE", "one")))
+	before, err := w.kube.CoreV1().ConfigMaps(w.ns).Get(t.Context(), "locked", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := w.resolve(w.objects(strings.ReplaceAll(lockedMap, "VALUE", "two")))
+	_, err = w.client.Plan(t.Context(), w.grant, w.owner, second, nil)
+	kindOf(t, err, fault.Invalid)
+
+	w.owner.Force = true
+	p, changes := w.run(w.objects(strings.ReplaceAll(lockedMap, "VALUE", "two")))
+	if !p.Steps[0].Recreate || len(changes) != 1 || changes[0].Action != manifest.Created {
+		t.Fatalf("plan %+v, changes %v", p.Steps[0], changes)
+	}
+	after, err := w.kube.CoreV1().ConfigMaps(w.ns).Get(t.Context(), "locked", metav1.GetOptions{})
+	if err != nil || after.UID == before.UID || after.Data["k"] != "two" {
+		t.Fatalf("live is %v (%v), was %v", after.Data, after.UID, before.UID)
+	}
+	if p := w.plan(w.objects(strings.ReplaceAll(lockedMap, "VALUE", "two"))); actions(p)[manifest.Unchanged] != 1 {
+		t.Errorf("afterwards: %v", actions(p))
+	}
+}
+
+// The marker on the object does the same for this object alone.
+func TestForceMarker(t *testing.T) {
+	w := newWorld(t)
+	marked := func(value string) []manifest.Object {
+		text := strings.ReplaceAll(lockedMap, "why: test", `"kustomize.toolkit.fluxcd.io/force": Enabled`)
+		return w.objects(strings.ReplaceAll(text, "VALUE", value) + "---" + strings.ReplaceAll(strings.ReplaceAll(lockedMap, "locked", "other"), "VALUE", "same"))
+	}
+	w.run(marked("one"))
+	p, changes := w.run(marked("two"))
+	if actions(p)[manifest.Created] != 1 || actions(p)[manifest.Unchanged] != 1 || len(changes) != 1 {
+		t.Errorf("plan %v, changes %v", actions(p), changes)
+	}
+}
+
+// Hazard of flux.md 1.7: there any invalid manifest deletes the live object when force is set.
+func TestHazard_ForceDoesNotDeleteOnATypo(t *testing.T) {
+	w := newWorld(t)
+	w.owner.Force = true
+	const service = `
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: PORT}]}
+`
+	w.run(w.objects(strings.ReplaceAll(service, "PORT", "80")))
+	before, err := w.kube.CoreV1().Services(w.ns).Get(t.Context(), "web", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{
+		strings.ReplaceAll(service, "PORT", "808080"),
+		// Both at once: what may not change, and a mistake.
+		strings.ReplaceAll(strings.ReplaceAll(service, "selector:", "clusterIP: None, selector:"), "PORT", "808080"),
+	} {
+		_, err = w.client.Plan(t.Context(), w.grant, w.owner, w.resolve(w.objects(bad)), nil)
+		kindOf(t, err, fault.Invalid)
+	}
+	after, err := w.kube.CoreV1().Services(w.ns).Get(t.Context(), "web", metav1.GetOptions{})
+	if err != nil || after.UID != before.UID {
+		t.Fatalf("the live object was touched: %v", err)
+	}
+	// What may not change alone is made anew, though the live one holds the address that the new one wants.
+	p, _ := w.run(w.objects(strings.ReplaceAll(strings.ReplaceAll(service, "selector:", "clusterIP: None, selector:"), "PORT", "80")))
+	if !p.Steps[0].Recreate {
+		t.Errorf("not recreated: %+v", p.Steps[0].Action)
+	}
+}
+
+// Whoever may not see an object does not learn by that that it is absent: Flux takes a failed GET for absence (flux.md 1.7).
+func TestHazard_FailedReadIsNotAbsence(t *testing.T) {
+	w := newWorld(t)
+	w.run(w.objects(`{apiVersion: v1, kind: ConfigMap, metadata: {name: kept, annotations: {"kustomize.toolkit.fluxcd.io/reconcile": disabled}}}`))
+	live := w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: mine}\ndata: {k: v}")
+	w.run(live)
+	// The view is taken away, and the identity may not read: neither "gone" nor "new" may follow.
+	watched, _ := w.client.view.peek(live[0].GVK())
+	watched.mu.Lock()
+	watched.state = watchForbidden
+	watched.mu.Unlock()
+	blind := w.tenant("blind-"+w.ns, nil)
+	_, err := w.client.Plan(t.Context(), blind, w.owner, w.resolve(w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: mine}\ndata: {k: other}")), nil)
+	kindOf(t, err, fault.Denied)
+	if n := len(w.rec.take()); n == 0 {
+		t.Error("nothing was asked")
+	}
+}
