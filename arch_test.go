@@ -13,7 +13,7 @@ type rule struct {
 // The groups that several rules share.
 var (
 	leaves = []string{"plaintext", "fault", "manifest"}
-	pure   = []string{"plaintext", "fault", "manifest", "api/...", "tenants", "template", "vault"}
+	pure   = []string{"plaintext", "fault", "manifest", "api/...", "tenants", "template", "vault", "expressions"}
 )
 
 func with(base []string, more ...string) []string {
@@ -27,6 +27,7 @@ var importRules = []rule{
 	{"manifest", []string{"plaintext", "fault"}, "objects must stay usable without a cluster, a tenant or a policy"},
 	{"tenants", with(leaves, "api/..."), "who owns what is decided from objects alone"},
 	{"vault", with(leaves, "api/..."), "a client knows what it reads, not what for"},
+	{"expressions", []string{"fault"}, "an expression is tenants' input: it sees the data that it is given and nothing else"},
 	{"template", with(leaves, "api/..."), "templates are tenants' input: nothing that acts may be in reach"},
 
 	{"source", pure, "a stage never imports a sibling stage: the pipeline puts them in line"},
@@ -40,7 +41,7 @@ var importRules = []rule{
 
 	{"pipeline", with(leaves, "tenants"), "it declares the stages as interfaces, so that a front end can be deleted or added without it"},
 
-	{"controllers/kustomization", with(leaves, "api/...", "tenants", "pipeline", "cluster", "render"), "a front end translates one kind, here into build options; stages reach it through the pipeline"},
+	{"controllers/kustomization", with(leaves, "api/...", "tenants", "pipeline", "cluster", "render", "expressions"), "a front end translates one kind, here into build options; stages reach it through the pipeline"},
 	{"controllers/gitrepository", with(leaves, "api/...", "tenants", "pipeline", "cluster", "source"), "as above, and its stage is source"},
 	{"controllers/tenant", with(leaves, "api/...", "tenants", "pipeline", "cluster"), "as above"},
 	{"controllers/policy", with(leaves, "api/...", "tenants", "pipeline", "cluster", "policies/..."), "as above, and its stage is policies"},
@@ -81,12 +82,12 @@ var importBans = []ban{
 	},
 	{
 		imports: []string{"os"},
-		in:      []string{"plaintext", "fault", "api", "manifest", "tenants", "vault", "template", "render", "decrypt", "sealing", "externalsecrets", "policies", "cluster", "pipeline", "controllers", "webhook"},
+		in:      []string{"plaintext", "fault", "api", "manifest", "tenants", "vault", "template", "expressions", "render", "decrypt", "sealing", "externalsecrets", "policies", "cluster", "pipeline", "controllers", "webhook"},
 		why:     "no environment and no disk where plaintext may pass",
 	},
 	{
 		imports: []string{"net/http", "net", "net/rpc", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/"},
-		in:      []string{"plaintext", "fault", "api", "manifest", "tenants", "template", "render", "policies"},
+		in:      []string{"plaintext", "fault", "api", "manifest", "tenants", "template", "expressions", "render", "policies"},
 		why:     "what renders, templates or judges makes no network call",
 	},
 	{
