@@ -126,8 +126,7 @@ var revealers = []allowance{
 
 // wirers call manifest.Object.Wire, which returns an object with its secrets in the clear.
 var wirers = []allowance{
-	{"cluster/apply.go", "the write of a commit's object"},
-	{"cluster/plan.go", "its dry run"},
+	{"cluster/payload.go", "the write of a commit's object, and its dry run"},
 	{"cluster/secrets.go", "the write of a Secret that an opener made"},
 }
 

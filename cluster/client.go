@@ -111,14 +111,15 @@ func (c *Client) enter(ctx context.Context, grant tenants.Grant, owner manifest.
 	if err != nil {
 		return conn{}, nil, err
 	}
-	by, err := compileRules(owner)
+	key := c.ownerKey(owner)
+	by, err := compileRules(owner, c.view.rulesOf(key))
 	if err != nil {
 		return conn{}, nil, err
 	}
 	if err := c.opts.Baselines.Load(ctx); err != nil {
 		return conn{}, nil, err
 	}
-	c.view.govern(c.ownerKey(owner), by)
+	c.view.govern(key, by)
 	return as, by, nil
 }
 

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"strconv"
 	"unique"
 
@@ -67,7 +68,7 @@ func (r reducer) reduceAs(body map[string]any, manager string, by *rules) entry 
 		}
 	}
 	e.by = lastWriter(owners, manager)
-	e.health, e.message = healthOf(body)
+	e.health, e.message = by.healthOf(context.Background(), body) // bounded by the cost of its expressions
 	return e
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -259,3 +261,28 @@ func (w *world) look(kind, name string) (entry, bool) {
 }
 
 func tenantless() tenants.Grant { return tenants.Grant{Namespace: "x"} }
+
+// settle returns when the watch of one followed object is under way.
+func (w *world) settle(resource, name string) {
+	w.until("the watch of "+resource+"/"+name, func() bool {
+		w.rec.mu.Lock()
+		defer w.rec.mu.Unlock()
+		for _, seen := range w.rec.seen {
+			if strings.HasPrefix(seen, "GET ") && strings.HasSuffix(strings.TrimSpace(seen), "/"+resource) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func deployment(name string, replicas int32) *appsv1.Deployment {
+	labels := map[string]string{"app": name}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "x"}}}},
+		},
+	}
+}

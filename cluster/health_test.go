@@ -58,3 +58,76 @@ func TestHealthOfOthersIsReadWithOwnRights(t *testing.T) {
 	_, err := w.client.Unready(t.Context(), other.tenant("curious-"+other.ns, nil), other.owner, p.Union)
 	kindOf(t, err, fault.Denied)
 }
+
+// spec.healthCheckExprs: an object is judged by the owner's expressions, on arrival, whenever they change.
+func TestHealthCheckExprs(t *testing.T) {
+	w := newWorld(t)
+	rule := func(current, failed string) []manifest.HealthRule {
+		return []manifest.HealthRule{{Kind: "ConfigMap", Current: current, Failed: failed}}
+	}
+	w.owner.Health = rule("data.state == 'up'", "data.state == 'broken'")
+	p, _ := w.run(w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {other: x}"))
+	status := func() string {
+		t.Helper()
+		got, err := w.client.Unready(t.Context(), w.grant, w.owner, p.Union)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) == 0 {
+			return "Current"
+		}
+		return got[0].Status
+	}
+	if s := status(); s != "Unknown" { // data.state does not exist: nobody knows
+		t.Errorf("without the field: %s", s)
+	}
+	for state, want := range map[string]string{"broken": "Failed", "up": "Current", "starting": "InProgress"} {
+		if _, err := w.kube.CoreV1().ConfigMaps(w.ns).Patch(t.Context(), "c", types.MergePatchType, []byte(`{"data":{"state":"`+state+`"}}`), metav1.PatchOptions{FieldManager: "operator"}); err != nil {
+			t.Fatal(err)
+		}
+		w.until(state+" is "+want, func() bool { return status() == want })
+	}
+	w.rec.take()
+	if status(); len(w.rec.take()) != 0 {
+		t.Error("health by expressions is asked for and not watched")
+	}
+	w.owner.Health = rule("true", "")
+	if s := status(); s != "Current" {
+		t.Errorf("by the new rule: %s", s)
+	}
+	w.rec.take()
+	if status(); len(w.rec.take()) != 0 {
+		t.Error("asked again though the rule is the same")
+	}
+	w.owner.Health = rule("data.", "")
+	_, err := w.client.Unready(t.Context(), w.grant, w.owner, p.Union)
+	kindOf(t, err, fault.Invalid)
+}
+
+// spec.healthChecks may name what nobody applied: it is followed, and the owner is told of every change.
+func TestForeignObjectsAreFollowed(t *testing.T) {
+	w := newWorld(t)
+	ids := []manifest.ID{{Namespace: w.ns, Name: "theirs", Group: "apps", Version: "v1", Kind: "Deployment"}}
+	unready := func() []manifest.Unready {
+		t.Helper()
+		got, err := w.client.Unready(t.Context(), w.grant, w.owner, ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if got := unready(); len(got) != 1 || got[0].Status != "NotFound" {
+		t.Fatalf("%v", got)
+	}
+	w.settle("deployments", "theirs")
+	if _, err := w.kube.AppsV1().Deployments(w.ns).Create(t.Context(), deployment("theirs", 0), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if e := w.event(Health, "theirs"); e.OwnerName != "app" || e.OwnerNamespace != w.ns {
+		t.Errorf("told %+v", e)
+	}
+	w.until("it is healthy", func() bool { return len(unready()) == 0 })
+	if n := len(w.client.view.following); n != 0 {
+		t.Errorf("%d are still followed", n)
+	}
+}

@@ -1,21 +1,31 @@
 package cluster
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"regexp"
 
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"sealock.dev/sealock/expressions"
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/manifest"
 )
 
-// rules are what one owner says about how its live objects are read: which fields are no drift.
+// rules are what one owner says about how its live objects are read: which fields are no drift, and what is healthy.
 type rules struct {
 	print  uint32 // identifies the rules; 0: there are none
 	ignore []ignoreRule
+	health []healthRule
+}
+
+// healthRule is a manifest.HealthRule that is ready for use.
+type healthRule struct {
+	group, kind string
+	judge       *expressions.Health
 }
 
 // ignoreRule is a manifest.IgnoreRule that is ready for use.
@@ -24,19 +34,30 @@ type ignoreRule struct {
 	target   *target
 }
 
-// compileRules checks and compiles what an owner says. Errors name the field of the Kustomization.
-func compileRules(o manifest.Owner) (*rules, error) {
+// compileRules checks and compiles what an owner says, unless it says what it said before. Errors name the field of the
+// Kustomization.
+func compileRules(o manifest.Owner, before *rules) (*rules, error) {
 	r := &rules{}
-	if len(o.Ignore) == 0 {
+	if len(o.Ignore) == 0 && len(o.Health) == 0 {
 		return r, nil
 	}
-	text, err := json.Marshal(o.Ignore)
+	text, err := json.Marshal([]any{o.Ignore, o.Health})
 	if err != nil {
 		return nil, err
 	}
 	h := fnv.New32a()
 	_, _ = h.Write(text)
 	r.print = max(h.Sum32(), 1)
+	if before != nil && before.print == r.print {
+		return before, nil
+	}
+	for i, rule := range o.Health {
+		judge, err := expressions.NewHealth(rule.Current, rule.InProgress, rule.Failed)
+		if err != nil {
+			return nil, fault.New(fault.StagePlan, fault.Invalid, o.Ref, "%w", err).At(fmt.Sprintf("spec.healthCheckExprs[%d]", i)).Fix("correct the expression")
+		}
+		r.health = append(r.health, healthRule{group: rule.Group, kind: rule.Kind, judge: judge})
+	}
 	for i, rule := range o.Ignore {
 		bad := func(field, remedy string, err error) error {
 			return fault.New(fault.StagePlan, fault.Invalid, o.Ref, "%w", err).At(fmt.Sprintf("spec.ignore[%d].%s", i, field)).Fix("%s", remedy)
@@ -80,6 +101,36 @@ func (r *rules) ignoredOf(o manifest.Object) []pointer {
 	}
 	gvk := o.GVK()
 	return r.ignored([3]string{gvk.Group, gvk.Version, gvk.Kind}, [3]string{o.Name(), o.Namespace()}, o.Labels(), o.Annotations())
+}
+
+// healthOf judges a live object: by the first rule that fits, else by kstatus.
+func (r *rules) healthOf(ctx context.Context, body map[string]any) (health, string) {
+	if r == nil || len(r.health) == 0 {
+		return healthOf(body)
+	}
+	gvk := schema.FromAPIVersionAndKind(text(body, "apiVersion"), text(body, "kind"))
+	for _, rule := range r.health {
+		if rule.group != gvk.Group || rule.kind != "" && rule.kind != gvk.Kind {
+			continue
+		}
+		if gvk.Group == "" && gvk.Kind == "Secret" { // an expression about a value would tell it, a bit at a time
+			body = without(body, []pointer{{"data"}, {"stringData"}})
+		}
+		if text(body, "metadata", "deletionTimestamp") != "" {
+			return healthTerminating, "deletion has begun"
+		}
+		status, err := rule.judge.Judge(ctx, body)
+		switch {
+		case err != nil:
+			return healthUnknown, "healthCheckExprs: " + fault.Lines(err, 1)
+		case status == expressions.Current:
+			return healthCurrent, ""
+		case status == expressions.Failed:
+			return healthFailed, "as healthCheckExprs says"
+		}
+		return healthInProgress, "as healthCheckExprs says"
+	}
+	return healthOf(body)
 }
 
 // target is a compiled manifest.Selector; nil parts select everything.

@@ -50,7 +50,7 @@ type healthReader struct {
 func (c *healthReader) unready(ctx context.Context, id manifest.ID) (*manifest.Unready, error) {
 	if w, live := c.view.peek(id.GVK()); live {
 		// The view sees with the controller's rights: it answers only about what the asking namespace applied.
-		if e, ok := w.lookup(nsName{id.Namespace, id.Name}); ok && strings.HasPrefix(e.owner, c.grant.Namespace+"/") {
+		if e, ok := w.lookup(nsName{id.Namespace, id.Name}); ok && strings.HasPrefix(e.owner, c.grant.Namespace+"/") && (e.rules == c.rules.print || e.rules == 0 && len(c.rules.health) == 0) {
 			return verdict(id, e.health, e.message), nil
 		}
 	}
@@ -70,7 +70,13 @@ func (c *healthReader) unready(ctx context.Context, id manifest.ID) (*manifest.U
 	if err != nil {
 		return nil, err
 	}
-	h, message := healthOf(ans.body)
+	if w, live := c.view.peek(id.GVK()); live { // it was read by other rules than its owner has now
+		if e := c.view.reduce.reduceAs(ans.body, c.opts.FieldManager, c.rules); e.owner == c.owner {
+			w.reread(nsName{id.Namespace, id.Name}, e)
+			return verdict(id, e.health, e.message), nil
+		}
+	}
+	h, message := c.rules.healthOf(ctx, ans.body)
 	if h != healthCurrent {
 		c.follow(id, to)
 	}
