@@ -30,7 +30,9 @@ type Record struct {
 	Tenant   string         `json:"tenant,omitempty"`
 	Identity string         `json:"identity,omitempty"`
 	Policies string         `json:"policies,omitempty"`
-	Objects  []RecordObject `json:"objects"`
+	Objects  []RecordObject `json:"objects,omitempty"`
+	// Notes are what controllers of Secrets remember, by object name; such a record has no Objects.
+	Notes map[string]string `json:"notes,omitempty"`
 }
 
 // RecordObject is one object of a Record.

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -55,6 +56,7 @@ type Records struct {
 type head struct {
 	fingerprint string
 	judged      Judged
+	notes       map[string]string
 }
 
 // NewRecords returns records kept in the namespace with the rights of config. It asks the API server nothing.
@@ -111,7 +113,7 @@ func (r *Records) take(body map[string]any) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.heads[rec.Owner] = head{fingerprint: rec.Fingerprint, judged: Judged{Tenant: rec.Tenant, Identity: rec.Identity, Policies: rec.Policies}}
+	r.heads[rec.Owner] = head{fingerprint: rec.Fingerprint, judged: Judged{Tenant: rec.Tenant, Identity: rec.Identity, Policies: rec.Policies}, notes: rec.Notes}
 	return nil
 }
 
@@ -155,7 +157,8 @@ func (r *Records) Remember(namespace, name, fingerprint string, judged Judged) {
 	owner := namespace + "/" + name
 	h := head{fingerprint: fingerprint, judged: judged}
 	r.mu.Lock()
-	same := r.heads[owner] == h
+	was, known := r.heads[owner]
+	same := known && was.fingerprint == h.fingerprint && was.judged == h.judged
 	r.heads[owner] = h
 	r.mu.Unlock()
 	if !same {
@@ -169,7 +172,9 @@ func (r *Records) Owners() []string {
 	defer r.mu.Unlock()
 	out := make([]string, 0, len(r.heads))
 	for owner := range r.heads {
-		out = append(out, owner)
+		if !strings.Contains(owner, ":") {
+			out = append(out, owner)
+		}
 	}
 	slices.Sort(out)
 	return out
@@ -230,6 +235,7 @@ func (r *Records) write(ctx context.Context, owner string) error {
 	ref := fault.Ref{Kind: "ConfigMap", Namespace: r.namespace, Name: to.name}
 	r.mu.Lock()
 	h, there := r.heads[owner]
+	h.notes = maps.Clone(h.notes)
 	r.mu.Unlock()
 	if !there {
 		err := r.self.delete(ctx, to, "")
@@ -240,7 +246,7 @@ func (r *Records) write(ctx context.Context, owner string) error {
 	}
 	rec := Record{
 		Version: recordVersion, Owner: owner, Fingerprint: h.fingerprint,
-		Tenant: h.judged.Tenant, Identity: h.judged.Identity, Policies: h.judged.Policies, Objects: r.memory.records(owner),
+		Tenant: h.judged.Tenant, Identity: h.judged.Identity, Policies: h.judged.Policies, Objects: r.memory.records(owner), Notes: h.notes,
 	}
 	packed, err := rec.encode()
 	if err != nil {

@@ -44,6 +44,7 @@ type parts struct {
 	mgr          ctrl.Manager
 	access       access
 	registry     *tenant.Registry
+	records      *cluster.Records
 	cluster      *cluster.Client
 	policies     *policies.Engine
 	ring         *sealing.KeyRing
@@ -93,7 +94,10 @@ func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error)
 	p.access = access{kube: p.kube}
 	p.registry = tenant.NewRegistry(p.settings)
 	p.requeue = make(chan types.NamespacedName, 1024)
-	if p.cluster, err = cluster.New(ctx, cluster.Options{Config: p.config, Key: p.key}); err != nil {
+	if p.records, err = cluster.NewRecords(p.config, p.settings.SystemNamespace, p.log.WithName("records")); err != nil {
+		return err
+	}
+	if p.cluster, err = cluster.New(ctx, cluster.Options{Config: p.config, Key: p.key, Baselines: p.records}); err != nil {
 		return err
 	}
 	p.policies = policies.NewEngine(policies.Options{Key: p.key, Now: time.Now})
@@ -204,8 +208,10 @@ func (p *parts) addCommits(ctx context.Context) error {
 		Events:  p.mgr.GetEventRecorderFor("kustomize-controller"), //nolint:staticcheck // as above
 		Requeue: p.requeue,
 	}
-	if err := p.mgr.Add(leaderTask(p.watchObjects)); err != nil {
-		return err
+	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords} {
+		if err := p.mgr.Add(task); err != nil {
+			return err
+		}
 	}
 	return p.commits.SetupWithManager(ctx, p.mgr, p.options.concurrent)
 }
@@ -228,6 +234,30 @@ func (p *parts) watchObjects(ctx context.Context) error {
 	}
 }
 
+// dropRecords drops what is remembered of Kustomizations that went while nobody looked.
+func (p *parts) dropRecords(ctx context.Context) error {
+	if err := p.records.Load(ctx); err != nil {
+		p.log.Error(err, "reading the records; they are read again when they are needed")
+		return nil
+	}
+	owners := p.records.Owners()
+	names, err := kustomization.Names(ctx, p.mgr.GetClient())
+	if err != nil {
+		p.log.Error(err, "listing the Kustomizations")
+		return nil
+	}
+	there := map[string]bool{}
+	for _, n := range names {
+		there[n.String()] = true
+	}
+	for _, owner := range owners {
+		if !there[owner] {
+			p.records.Drop(owner)
+		}
+	}
+	return nil
+}
+
 // newDecrypter makes the opener of SOPS files of one Kustomization.
 func newDecrypter(d kustomization.Decryption) (pipeline.FileOpener, error) {
 	keys, err := decrypt.ParseKeys(d.KeySource, d.Keys)
@@ -241,6 +271,7 @@ func (p *parts) addSealedSecrets(context.Context) error {
 	p.unseal = sealedsecret.New(sealedsecret.Options{
 		Client: p.mgr.GetClient(), Ring: p.ring, Opener: p.sealed, Writer: p.cluster, Grants: p.grantFor,
 		Events: p.mgr.GetEventRecorderFor("sealed-secrets"), //nolint:staticcheck // as above
+		Memory: p.records.Notes("sealedsecret"),
 	})
 	keys := &sealedsecret.KeyStore{
 		Namespace: p.settings.SystemNamespace, Ring: p.ring, Bits: p.options.keyBits, RenewAfter: p.options.keyRenewal, Changed: p.unseal.RetryFailed,
@@ -255,6 +286,7 @@ func (p *parts) addExternalSecrets(ctx context.Context) error {
 	return externalsecret.New(externalsecret.Options{
 		Client: p.mgr.GetClient(), Opener: p.external, Writer: p.cluster, Grants: p.grantFor,
 		Events: p.mgr.GetEventRecorderFor("external-secrets"), //nolint:staticcheck // as above
+		Memory: p.records.Notes("externalsecret"),
 	}).SetupWithManager(ctx, p.mgr, p.options.concurrent)
 }
 

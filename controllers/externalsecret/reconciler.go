@@ -50,6 +50,13 @@ type Options struct {
 	Grants func(namespace string) tenants.Grant
 	Events record.EventRecorder
 	Now    func() time.Time // nil: time.Now
+	Memory Memory           // nil: every Secret is read once after a restart
+}
+
+// Memory remembers lines beyond a restart. It must not block in Note.
+type Memory interface {
+	Recall(ctx context.Context, namespace, name string) (string, error)
+	Note(namespace, name, line string)
 }
 
 // Reconciler keeps the Secrets of ExternalSecrets. Make it with New.
@@ -61,6 +68,7 @@ type Reconciler struct {
 	grants func(namespace string) tenants.Grant
 	events record.EventRecorder
 	now    func() time.Time
+	memory Memory
 
 	mu    sync.Mutex
 	dirty map[types.NamespacedName]int    // it was touched, or its store changed, so often; gone after a success that saw the last change
@@ -73,7 +81,7 @@ func New(o Options) *Reconciler {
 		o.Now = time.Now
 	}
 	return &Reconciler{
-		client: o.Client, reader: o.Client, opener: o.Opener, writer: o.Writer, grants: o.Grants, events: o.Events, now: o.Now,
+		client: o.Client, reader: o.Client, opener: o.Opener, writer: o.Writer, grants: o.Grants, events: o.Events, now: o.Now, memory: o.Memory,
 		dirty: map[types.NamespacedName]int{}, valid: map[types.NamespacedName]string{},
 	}
 }
@@ -195,7 +203,7 @@ func (r *Reconciler) intact(ctx context.Context, name types.NamespacedName, obj 
 	m := &metav1.PartialObjectMetadata{}
 	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
 	err := r.reader.Get(ctx, types.NamespacedName{Namespace: name.Namespace, Name: externalsecrets.TargetName(name.Name, spec)}, m)
-	if err == nil && m.ResourceVersion != "" && r.found(name) == m.ResourceVersion {
+	if err == nil && m.ResourceVersion != "" && r.found(ctx, name) == m.ResourceVersion {
 		return true, nil
 	}
 	intact, readErr := r.opener.Intact(ctx, obj)
@@ -206,14 +214,26 @@ func (r *Reconciler) intact(ctx context.Context, name types.NamespacedName, obj 
 		r.mu.Lock()
 		r.valid[name] = m.ResourceVersion
 		r.mu.Unlock()
+		if r.memory != nil {
+			r.memory.Note(name.Namespace, name.Name, m.ResourceVersion)
+		}
 	}
 	return true, nil
 }
 
-func (r *Reconciler) found(name types.NamespacedName) string {
+// found returns the version of the Secret that was found valid, by this process or the one before it.
+func (r *Reconciler) found(ctx context.Context, name types.NamespacedName) string {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.valid[name]
+	version, known := r.valid[name]
+	r.mu.Unlock()
+	if known || r.memory == nil {
+		return version
+	}
+	version, err := r.memory.Recall(ctx, name.Namespace, name.Name)
+	if err != nil {
+		return "" // it is read
+	}
+	return version
 }
 
 func (r *Reconciler) changes(name types.NamespacedName) int {
@@ -243,6 +263,9 @@ func (r *Reconciler) forget(name types.NamespacedName) {
 	defer r.mu.Unlock()
 	delete(r.dirty, name)
 	delete(r.valid, name)
+	if r.memory != nil {
+		r.memory.Note(name.Namespace, name.Name, "")
+	}
 }
 
 func newObject(kind string) *unstructured.Unstructured {

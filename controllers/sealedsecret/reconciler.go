@@ -49,6 +49,7 @@ type Reconciler struct {
 	grants func(namespace string) tenants.Grant
 	events record.EventRecorder
 	now    func() time.Time
+	memory Memory
 
 	again chan event.GenericEvent
 
@@ -67,6 +68,17 @@ type state struct {
 	secret     string // resourceVersion, "" when there is none
 }
 
+// String is the line by which the state is remembered beyond a restart. It holds no value.
+func (s state) String() string {
+	return fmt.Sprintf("%s/%d/%s/%t/%s/%s", s.uid, s.generation, s.scope, s.allowed, s.ring, s.secret)
+}
+
+// Memory remembers lines beyond a restart, so that what is in place is not opened again. It must not block in Note.
+type Memory interface {
+	Recall(ctx context.Context, namespace, name string) (string, error)
+	Note(namespace, name, line string)
+}
+
 // Options are what a Reconciler works with.
 type Options struct {
 	Client client.Client
@@ -76,6 +88,7 @@ type Options struct {
 	Grants func(namespace string) tenants.Grant
 	Events record.EventRecorder
 	Now    func() time.Time // nil: time.Now
+	Memory Memory           // nil: everything is opened once after a restart
 }
 
 // New returns a Reconciler.
@@ -84,7 +97,7 @@ func New(o Options) *Reconciler {
 		o.Now = time.Now
 	}
 	return &Reconciler{
-		client: o.Client, reader: o.Client, ring: o.Ring, opener: o.Opener, writer: o.Writer, grants: o.Grants, events: o.Events, now: o.Now,
+		client: o.Client, reader: o.Client, ring: o.Ring, opener: o.Opener, writer: o.Writer, grants: o.Grants, events: o.Events, now: o.Now, memory: o.Memory,
 		again: make(chan event.GenericEvent, 1024),
 		seen:  map[types.NamespacedName]state{}, failed: map[types.NamespacedName]bool{},
 	}
@@ -212,9 +225,21 @@ func (r *Reconciler) observe(ctx context.Context, live *unstructured.Unstructure
 	}
 	version, ok := r.SecretVersion(ctx, live.GetNamespace(), live.GetName())
 	s.secret = version
+	name := client.ObjectKeyFromObject(live)
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	return s, ok && r.seen[client.ObjectKeyFromObject(live)] == s
+	seen, looked := r.seen[name]
+	r.mu.Unlock()
+	if looked || r.memory == nil || !ok {
+		return s, ok && seen == s
+	}
+	line, err := r.memory.Recall(ctx, name.Namespace, name.Name)
+	if err != nil || line != s.String() {
+		return s, false // what is not remembered is opened
+	}
+	r.mu.Lock()
+	r.seen[name] = s
+	r.mu.Unlock()
+	return s, true
 }
 
 // SecretVersion returns the resourceVersion of a Secret as the watch shows it.
@@ -236,6 +261,14 @@ func (r *Reconciler) remember(name types.NamespacedName, s state, failed bool) {
 	} else {
 		delete(r.failed, name)
 	}
+	if r.memory == nil {
+		return
+	}
+	line := ""
+	if s != (state{}) {
+		line = s.String()
+	}
+	r.memory.Note(name.Namespace, name.Name, line)
 }
 
 func (r *Reconciler) forget(name types.NamespacedName) {
@@ -243,6 +276,9 @@ func (r *Reconciler) forget(name types.NamespacedName) {
 	defer r.mu.Unlock()
 	delete(r.seen, name)
 	delete(r.failed, name)
+	if r.memory != nil {
+		r.memory.Note(name.Namespace, name.Name, "")
+	}
 }
 
 // RetryFailed has every SealedSecret that failed tried again, as after a change of the key ring or of the tenants. It
