@@ -26,7 +26,8 @@ type FileOpener interface {
 	OpenFiles(ctx context.Context, files fs.FS, tokens *plaintext.Tokens) (fs.FS, error)
 }
 
-// Renderer makes objects of files. digest identifies the rendered text, tokens included.
+// Renderer makes objects of files. digest identifies the rendered text, tokens included. A set together with an error
+// holds the objects that do not depend on what failed.
 type Renderer interface {
 	Render(ctx context.Context, files fs.FS, tokens *plaintext.Tokens) (set []manifest.Object, digest string, err error)
 }
@@ -97,17 +98,19 @@ type Result struct {
 	Revision  string
 	Digest    string        // of the rendered text, tokens included
 	Inventory []manifest.ID // valid unless Untouched
+	Applied   []manifest.ID // what is in place, without what is skipped on purpose; valid without Err
 	Untouched bool          // the inventory of the Request still holds
 	Changes   []manifest.Change
 	Warnings  []fault.Violation
 	Unready   []manifest.Unready
 	Secrets   []manifest.Change
 	Err       error // safe to show
+	Partial   bool  // Err tells all that failed; everything else of the set is in place
 }
 
 // Run brings one commit into the cluster, or says why not. Up to the plan nothing is written.
 func (e *Engine) Run(ctx context.Context, req Request) (res Result) {
-	run := &run{Engine: e, cluster: e.Cluster, req: req, tokens: plaintext.NewTokens(e.Key), scrub: plaintext.NewScrubber(), stage: fault.StageSource}
+	run := &run{Engine: e, cluster: e.Cluster, req: req, tokens: plaintext.NewTokens(e.Key), scrub: plaintext.NewScrubber(), stage: fault.StageSource, spared: newSpared()}
 	if req.Cluster != nil {
 		run.cluster = req.Cluster
 	}
@@ -131,14 +134,14 @@ func (e *Engine) Run(ctx context.Context, req Request) (res Result) {
 	if res.Digest = digest; err != nil {
 		return fail(res, err)
 	}
-	produced, err := run.openObjects(ctx, set, &res)
+	set, produced, err := run.openObjects(ctx, set, &res)
 	if err != nil {
 		return fail(res, err)
 	}
-	if res.Warnings, err = run.judge(ctx, set, produced); err != nil {
+	if set, produced, err = run.judgeSet(ctx, set, produced, &res); err != nil {
 		return fail(res, err)
 	}
-	plan, err := run.plan(ctx, set, produced)
+	plan, produced, err := run.plan(ctx, set, produced)
 	if err != nil {
 		return fail(res, err)
 	}
@@ -148,7 +151,11 @@ func (e *Engine) Run(ctx context.Context, req Request) (res Result) {
 	if err = run.prune(ctx, plan, &res); err != nil {
 		return fail(res, err)
 	}
-	return fail(res, run.health(ctx, plan, &res))
+	if err := run.spared.err(); err != nil {
+		res.Partial = true
+		return fail(res, err)
+	}
+	return fail(res, run.health(ctx, &res))
 }
 
 func fail(res Result, err error) Result { res.Err = err; return res }
@@ -162,6 +169,7 @@ type run struct {
 	scrub    *plaintext.Scrubber
 	stage    fault.Stage
 	revision string
+	spared   spared
 }
 
 func (r *run) enter(stage fault.Stage) {
@@ -185,6 +193,10 @@ func (r *run) openFiles(ctx context.Context, files fs.FS) (fs.FS, error) {
 	r.enter(fault.StageDecrypt)
 	opened, err := r.req.Decrypter.OpenFiles(ctx, files, r.tokens)
 	r.scrub.Add(r.tokens.Values()...)
+	if err != nil && opened != nil && r.req.Owner.Partial {
+		r.spared.files(r.safe(err)) // what reads one of these files will fail again, alone
+		return opened, nil
+	}
 	return opened, err
 }
 
@@ -192,16 +204,33 @@ func (r *run) render(ctx context.Context, files fs.FS) ([]manifest.Object, strin
 	r.enter(fault.StageRender)
 	set, digest, err := r.req.Renderer.Render(ctx, files, r.tokens)
 	r.scrub.Add(r.tokens.Values()...)
-	if err != nil {
+	if err != nil && (!r.req.Owner.Partial || len(set) == 0) {
 		return nil, digest, err
+	}
+	if err != nil {
+		r.spared.files(r.safe(err))
 	}
 	for _, o := range set {
 		r.scrub.Add(o.Values()...)
 	}
-	if set, err = r.cluster.Resolve(ctx, r.req.Grant, set); err != nil {
+	if set, err = r.resolve(ctx, set); err != nil {
 		return nil, digest, err
 	}
-	return set, digest, unique(set)
+	set, err = r.spare(set, unique(set))
+	return set, digest, err
+}
+
+// resolve asks the cluster where the objects belong.
+func (r *run) resolve(ctx context.Context, set []manifest.Object) ([]manifest.Object, error) {
+	resolved, err := r.cluster.Resolve(ctx, r.req.Grant, set)
+	if err == nil {
+		return resolved, nil
+	}
+	if set, err = r.spare(set, err); err != nil {
+		return nil, err
+	}
+	r.spared.all = true // without a namespace nobody knows which entries of the inventory they are
+	return r.cluster.Resolve(ctx, r.req.Grant, set)
 }
 
 // unique refuses a set in which one object stands twice: which of them would win depends on the order of files.
@@ -219,100 +248,6 @@ func unique(set []manifest.Object) error {
 	return errors.Join(errs...)
 }
 
-// opening is a Secret that will be written, and the object that it comes from.
-type opening struct {
-	owner    manifest.Object
-	produced manifest.Produced
-}
-
-// openObjects opens all sealed and external secrets, and reports every one that fails. Where one only waits for an
-// object that the same commit brings (the service account that it logs in as), a judged first wave makes that object.
-func (r *run) openObjects(ctx context.Context, set []manifest.Object, res *Result) ([]opening, error) {
-	r.enter(fault.StageOpen)
-	out, waiting, err := r.openEach(ctx, set, set)
-	if err != nil || len(waiting) == 0 {
-		return out, err
-	}
-	if err := r.firstWave(ctx, set, waiting, res); err != nil {
-		return nil, err
-	}
-	r.enter(fault.StageOpen)
-	var owners []manifest.Object
-	for _, w := range waiting {
-		owners = append(owners, w.owner)
-	}
-	rest, waiting, err := r.openEach(ctx, owners, set)
-	errs := []error{err}
-	for _, w := range waiting {
-		errs = append(errs, w.err)
-	}
-	return append(out, rest...), errors.Join(errs...)
-}
-
-// waiting is an object that cannot be opened before its prerequisites are in the cluster.
-type waiting struct {
-	owner manifest.Object
-	needs []int
-	err   error
-}
-
-// openEach opens what can be opened. A NotFound of an object with prerequisites in the set is not final.
-func (r *run) openEach(ctx context.Context, objects, set []manifest.Object) (out []opening, later []waiting, err error) {
-	var errs []error
-	for _, o := range objects {
-		for _, opener := range r.Openers {
-			if !opener.Opens(o) {
-				continue
-			}
-			p, err := opener.Open(ctx, r.req.Grant, o, set)
-			if err == nil {
-				r.scrub.Add(p.Secret.Values()...)
-				out = append(out, opening{owner: o, produced: p})
-				break
-			}
-			if needs := opener.Prerequisites(o, set); len(needs) > 0 && fault.KindOf(err) == fault.NotFound {
-				later = append(later, waiting{owner: o, needs: needs, err: err})
-				break
-			}
-			errs = append(errs, err)
-			break
-		}
-	}
-	return out, later, errors.Join(errs...)
-}
-
-// firstWave applies the prerequisites that the set brings along and that the cluster does not have yet. The whole set is
-// judged before; the opened Secrets follow with the rest.
-func (r *run) firstWave(ctx context.Context, set []manifest.Object, later []waiting, res *Result) error {
-	need := map[int]bool{}
-	for _, w := range later {
-		for _, i := range w.needs {
-			need[i] = true
-		}
-	}
-	if _, err := r.judge(ctx, set, nil); err != nil {
-		return err
-	}
-	var wave []manifest.Object
-	for i, o := range set {
-		if need[i] {
-			wave = append(wave, o)
-		}
-	}
-	r.enter(fault.StagePlan)
-	plan, err := r.cluster.Plan(ctx, r.req.Grant, r.req.Owner, wave, nil)
-	if err != nil || !plan.Changed() {
-		return err
-	}
-	if err := r.record(ctx, append(plan.Union, r.req.Inventory...), res); err != nil {
-		return err
-	}
-	r.enter(fault.StageApply)
-	changes, err := r.cluster.Apply(ctx, r.req.Grant, plan, func(context.Context, int) error { return nil })
-	res.Changes = append(res.Changes, changes...)
-	return err
-}
-
 func (r *run) record(ctx context.Context, union []manifest.ID, res *Result) error {
 	seen := map[string]bool{}
 	var ids []manifest.ID
@@ -327,6 +262,23 @@ func (r *run) record(ctx context.Context, union []manifest.ID, res *Result) erro
 		return nil
 	}
 	return r.req.Record(ctx, ids)
+}
+
+// judgeSet judges what would be applied. Where the others may go on, what is denied is taken out and the rest judged
+// again: a policy may have counted on it.
+func (r *run) judgeSet(ctx context.Context, set []manifest.Object, opened []opening, res *Result) ([]manifest.Object, []opening, error) {
+	for {
+		warnings, err := r.judge(ctx, set, opened)
+		res.Warnings = warnings
+		if err == nil {
+			return set, opened, nil
+		}
+		rest, err := r.spare(set, onOwners(err, opened))
+		if err != nil {
+			return nil, nil, err
+		}
+		set, opened = rest, of(rest, opened)
+	}
 }
 
 func (r *run) judge(ctx context.Context, set []manifest.Object, opened []opening) ([]fault.Violation, error) {
@@ -370,7 +322,7 @@ func (r *run) fence(set []manifest.Object) error {
 	return errors.Join(errs...)
 }
 
-func (r *run) plan(ctx context.Context, set []manifest.Object, opened []opening) (manifest.Plan, error) {
+func (r *run) plan(ctx context.Context, set []manifest.Object, opened []opening) (manifest.Plan, []opening, error) {
 	r.enter(fault.StagePlan)
 	plan, err := r.cluster.Plan(ctx, r.req.Grant, r.req.Owner, set, r.req.Inventory)
 	errs := []error{err}
@@ -378,13 +330,19 @@ func (r *run) plan(ctx context.Context, set []manifest.Object, opened []opening)
 		if o.produced.Keep {
 			continue
 		}
-		_, err := r.cluster.WriteSecret(ctx, o.produced, true)
-		errs = append(errs, err)
+		if _, err := r.cluster.WriteSecret(ctx, o.produced, true); err != nil {
+			errs = append(errs, about(err, o.owner))
+		}
 	}
-	if !r.req.Prune {
+	if !r.req.Prune || r.spared.all {
 		plan.Prune = nil
 	}
-	return plan, errors.Join(errs...)
+	rest, err := r.spare(set, onOwners(errors.Join(errs...), opened))
+	if err != nil {
+		return plan, nil, err
+	}
+	r.spared.takeOut(&plan)
+	return plan, of(rest, opened), nil
 }
 
 func (r *run) apply(ctx context.Context, plan manifest.Plan, opened []opening, res *Result) error {
@@ -399,7 +357,7 @@ func (r *run) apply(ctx context.Context, plan manifest.Plan, opened []opening, r
 		return r.writeSecrets(ctx, opened, res)
 	})
 	res.Changes = append(res.Changes, changes...)
-	return err
+	return r.spareSteps(plan, err)
 }
 
 func (r *run) writeSecrets(ctx context.Context, opened []opening, res *Result) error {
@@ -410,43 +368,39 @@ func (r *run) writeSecrets(ctx context.Context, opened []opening, res *Result) e
 		}
 		change, err := r.cluster.WriteSecret(ctx, o.produced, false)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, about(err, o.owner))
 			continue
 		}
 		if change.Action != manifest.Unchanged {
 			res.Secrets = append(res.Secrets, change)
 		}
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err != nil && r.req.Owner.Partial {
+		r.spared.note(r.safe(err)) // the owners are applied, the rest goes on
+		return nil
+	}
+	return err
 }
 
+// prune deletes what left the set, and says what is there now.
 func (r *run) prune(ctx context.Context, plan manifest.Plan, res *Result) error {
-	applied := make([]manifest.ID, 0, len(plan.Steps))
-	for _, s := range plan.Steps {
-		applied = append(applied, s.Object.ID())
-	}
+	res.Inventory, res.Applied = r.spared.inventory(plan, r.req.Inventory)
 	if len(plan.Prune) == 0 {
-		res.Inventory = applied
 		return nil
 	}
 	r.enter(fault.StagePrune)
 	deleted, survivors, err := r.cluster.Prune(ctx, r.req.Grant, plan)
 	res.Changes = append(res.Changes, deleted...)
-	res.Inventory = append(applied, survivors...)
+	res.Inventory = append(res.Inventory, survivors...)
 	return err
 }
 
-func (r *run) health(ctx context.Context, plan manifest.Plan, res *Result) error {
+func (r *run) health(ctx context.Context, res *Result) error {
 	if r.req.Health == nil {
 		return nil
 	}
-	var applied []manifest.ID
-	for _, s := range plan.Steps {
-		if s.Action != manifest.Skipped {
-			applied = append(applied, s.Object.ID())
-		}
-	}
-	ids := r.req.Health(applied)
+	ids := r.req.Health(res.Applied)
 	if len(ids) == 0 {
 		return nil
 	}

@@ -12,7 +12,6 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -26,7 +25,9 @@ import (
 // inputs is everything that a run depends on, read before it.
 type inputs struct {
 	grant       tenants.Grant
+	cluster     pipeline.Cluster
 	revision    string
+	origin      string // the revision that the artifact was made from, when it says so
 	open        func(ctx context.Context) (fs.FS, error)
 	decrypter   pipeline.FileOpener
 	renderer    pipeline.Renderer
@@ -35,9 +36,9 @@ type inputs struct {
 
 // inputs reads what the Kustomization refers to, under its grant. The order is that of the checks that users expect:
 // configuration, identity, source, dependencies, keys.
-func (r *Reconciler) inputs(ctx context.Context, ks *kustomizev1.Kustomization) (inputs, error) {
+func (r *Reconciler) inputs(ctx context.Context, ks *kustomizev1.Kustomization, m *memory) (inputs, error) {
 	in := inputs{}
-	if err := unsupported(ks); err != nil {
+	if err := r.configuration(ks, m); err != nil {
 		return in, err
 	}
 	grant, err := r.Tenants().Grant(refOf(ks), ks.Spec.ServiceAccountName)
@@ -52,7 +53,7 @@ func (r *Reconciler) inputs(ctx context.Context, ks *kustomizev1.Kustomization) 
 	if err := r.source(ctx, ks, &in); err != nil {
 		return in, err
 	}
-	if err := r.dependencies(ctx, ks, in); err != nil {
+	if err := r.dependencies(ctx, ks, m, in); err != nil {
 		return in, err
 	}
 	keys, err := r.decryption(ctx, ks, &in)
@@ -63,46 +64,26 @@ func (r *Reconciler) inputs(ctx context.Context, ks *kustomizev1.Kustomization) 
 	if err != nil {
 		return in, err
 	}
+	if err := r.target(ctx, ks, &in); err != nil {
+		return in, err
+	}
 	in.renderer = renderer(ks, vars)
 	in.fingerprint = r.fingerprint(ks, in, keys, vars)
 	return in, nil
 }
 
-// unsupported names the first field that is not served yet: a field that is silently ignored would be worse.
-func unsupported(ks *kustomizev1.Kustomization) error {
-	s := ks.Spec
-	for _, f := range []struct {
-		path string
-		set  bool
-	}{
-		{"spec.kubeConfig", s.KubeConfig != nil},
-		{"spec.force", s.Force},
-		{"spec.healthCheckExprs", len(s.HealthCheckExprs) > 0},
-		{"spec.ignore", len(s.Ignore) > 0},
-		{"spec.decryption.serviceAccountName", s.Decryption != nil && s.Decryption.ServiceAccountName != ""},
-		{"spec.sourceRef.kind", s.SourceRef.Kind != sourcev1.GitRepositoryKind},
-	} {
-		if f.set {
-			return fault.New(fault.StageGrant, fault.Invalid, refOf(ks), "this version of Sealock does not serve the field yet").At(f.path).Fix("leave it out")
-		}
-	}
-	for i, d := range s.DependsOn {
-		if d.ReadyExpr != "" {
-			return fault.New(fault.StageGrant, fault.Invalid, refOf(ks), "this version of Sealock does not serve the field yet").
-				At(fmt.Sprintf("spec.dependsOn[%d].readyExpr", i)).Fix("leave it out")
-		}
-	}
-	return nil
-}
-
-func (r *Reconciler) source(ctx context.Context, ks *kustomizev1.Kustomization, in *inputs) error {
-	ref := ks.Spec.SourceRef
-	key := types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
+func sourceKey(ks *kustomizev1.Kustomization) types.NamespacedName {
+	key := types.NamespacedName{Namespace: ks.Spec.SourceRef.Namespace, Name: ks.Spec.SourceRef.Name}
 	if key.Namespace == "" {
 		key.Namespace = ks.Namespace
 	}
+	return key
+}
+
+func (r *Reconciler) source(ctx context.Context, ks *kustomizev1.Kustomization, in *inputs) error {
+	key := sourceKey(ks)
 	if !in.grant.AllowsReference(key.Namespace) {
-		return fault.New(fault.StageGrant, fault.Denied, refOf(ks), "can't access '%s/%s', cross-namespace references have been blocked", ref.Kind, key).
+		return fault.New(fault.StageGrant, fault.Denied, refOf(ks), "can't access '%s/%s', cross-namespace references have been blocked", ks.Spec.SourceRef.Kind, key).
 			At("spec.sourceRef.namespace").Fix("make the GitRepository in namespace %s", ks.Namespace)
 	}
 	repo := &sourcev1.GitRepository{}
@@ -112,56 +93,13 @@ func (r *Reconciler) source(ctx context.Context, ks *kustomizev1.Kustomization, 
 		}
 		return fault.New(fault.StageSource, fault.Transient, refOf(ks), "reading GitRepository %q failed", key.String()).At("spec.sourceRef")
 	}
-	revision, ok := artifactOf(repo)
-	if !ok {
+	var ok bool
+	if in.revision, in.origin, ok = artifactOf(repo); !ok {
 		return fault.New(fault.StageSource, fault.NotFound, refOf(ks), "Source artifact not found, GitRepository %q is not ready", key.String()).
 			At("spec.sourceRef").Fix("see the conditions of the GitRepository")
 	}
-	in.revision = revision
-	in.open = func(ctx context.Context) (fs.FS, error) { return r.Tree(ctx, key.Namespace, key.Name, revision) }
+	in.open = func(ctx context.Context) (fs.FS, error) { return r.Tree(ctx, key.Namespace, key.Name, in.revision) }
 	return nil
-}
-
-// dependencies fails as NotFound while one of dependsOn is not ready. Changes of Kustomizations are watched.
-func (r *Reconciler) dependencies(ctx context.Context, ks *kustomizev1.Kustomization, in inputs) error {
-	for i, d := range ks.Spec.DependsOn {
-		key := types.NamespacedName{Namespace: d.Namespace, Name: d.Name}
-		if key.Namespace == "" {
-			key.Namespace = ks.Namespace
-		}
-		if !in.grant.AllowsReference(key.Namespace) {
-			return fault.New(fault.StageGrant, fault.Denied, refOf(ks), "can't access 'Kustomization/%s', cross-namespace references have been blocked", key).
-				At(fmt.Sprintf("spec.dependsOn[%d].namespace", i)).Fix("depend on a Kustomization of namespace %s", ks.Namespace)
-		}
-		dep := &kustomizev1.Kustomization{}
-		if err := r.Client.Get(ctx, key, dep); err != nil {
-			if !apierrors.IsNotFound(err) {
-				return fault.New(dependency, fault.Transient, refOf(ks), "reading dependency '%s' failed", key)
-			}
-			return fault.New(dependency, fault.NotFound, refOf(ks), "dependency '%s' not found", key)
-		}
-		if !meta.IsStatusConditionTrue(dep.Status.Conditions, "Ready") || dep.Generation != dep.Status.ObservedGeneration {
-			return fault.New(dependency, fault.NotFound, refOf(ks), "dependency '%s' is not ready", key)
-		}
-		if sameSource(ks, dep) && dep.Status.LastAppliedRevision != in.revision {
-			return fault.New(dependency, fault.NotFound, refOf(ks), "dependency '%s' revision is not up to date", key)
-		}
-	}
-	return nil
-}
-
-// dependency is a stage of this front end alone.
-const dependency fault.Stage = "dependency"
-
-func sameSource(a, b *kustomizev1.Kustomization) bool {
-	x, y := a.Spec.SourceRef, b.Spec.SourceRef
-	if x.Namespace == "" {
-		x.Namespace = a.Namespace
-	}
-	if y.Namespace == "" {
-		y.Namespace = b.Namespace
-	}
-	return x.Kind == y.Kind && x.Name == y.Name && x.Namespace == y.Namespace
 }
 
 // decryption reads the keys: those that the Kustomization names in its own namespace, else the tenant's own.
@@ -191,9 +129,18 @@ func (r *Reconciler) decryption(ctx context.Context, ks *kustomizev1.Kustomizati
 	return keys, err
 }
 
-// fingerprint identifies all inputs of a run under the key of the installation.
+// about names the revisions of a run.
+func (in inputs) about() revisions { return revisions{in.revision, in.origin} }
+
+// target finds the cluster that the Kustomization is for.
+func (r *Reconciler) target(_ context.Context, _ *kustomizev1.Kustomization, in *inputs) error {
+	in.cluster = r.Engine.Cluster
+	return nil
+}
+
+// fingerprint identifies, under the key of the installation, all inputs of a run but the revision.
 func (r *Reconciler) fingerprint(ks *kustomizev1.Kustomization, in inputs, keys map[string]plaintext.Value, vars []render.Variables) string {
-	parts := [][]byte{[]byte(ks.UID), []byte(fmt.Sprint(ks.Generation)), []byte(in.revision), []byte(in.grant.User), []byte(r.Snapshot())}
+	parts := [][]byte{[]byte(ks.UID), []byte(fmt.Sprint(ks.Generation)), []byte(ks.Annotations[onError]), []byte(in.grant.User), []byte(r.Snapshot())}
 	secrets := []map[string]plaintext.Value{keys}
 	public := []any{in.grant.Facts(), in.grant.Recipients()}
 	for _, v := range vars {

@@ -13,7 +13,6 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -39,7 +38,17 @@ const (
 	labelNamespace     = "kustomize.toolkit.fluxcd.io/namespace"
 	requestedAt        = "reconcile.fluxcd.io/requestedAt"
 	annotationRevision = "kustomize.toolkit.fluxcd.io/revision"
+	annotationOrigin   = "kustomize.toolkit.fluxcd.io/originRevision"
+	annotationCommit   = "kustomize.toolkit.fluxcd.io/commit_status"
+	eventPrefix        = "event.toolkit.fluxcd.io/"
+	originMetadata     = "org.opencontainers.image.revision"
 	intervalJitter     = 0.05
+)
+
+// Strings of our own.
+const (
+	onError         = "sealock.dev/on-error"
+	onErrorContinue = "continue"
 )
 
 // Decryption is what a decrypter needs to know of a Kustomization.
@@ -81,15 +90,38 @@ type Reconciler struct {
 	memory map[types.NamespacedName]*memory
 }
 
-// memory is what a process remembers of a Kustomization. Losing it costs a run, nothing else.
+// memory is what a process remembers of a Kustomization. Losing it costs a run, nothing else. Only the worker that has
+// the Kustomization touches it, but for what the mutex guards.
 type memory struct {
-	fingerprint string // of the inputs of the last run that was applied whole
-	dirty       bool   // something that we manage changed in the cluster
-	waitFor     []manifest.ID
-	waitSince   time.Time
-	lastEvent   string
-	ranAt       time.Time // of that run
+	dirty     bool   // guarded: something that we manage changed in the cluster
+	lastEvent string // guarded
+
+	compiled    *compiled
+	fingerprint string    // of the inputs of the last run that was applied whole, but for the revision
+	revision    string    // of that run, or of a later commit that touched nothing of it
+	digest      string    // of what it rendered
+	ranAt       time.Time // when it was
+	started     time.Time // of the present attempt
 	failures    int       // since the last run that got through
+
+	waitFor   []manifest.ID
+	waitSince time.Time
+	settled   bool // all of waitFor were healthy at the last look
+	rolling   bool // they were, and Ready still says so
+
+	deleting []manifest.ID // deleted by the finalizer
+}
+
+// history notes how an attempt ended. A build that failed has no digest, and leaves no trace.
+func (m *memory) history(s *kustomizev1.KustomizationStatus, status string, about revisions) {
+	if m.digest == "" {
+		return
+	}
+	metadata := map[string]string{"revision": about.revision}
+	if about.origin != "" {
+		metadata["originRevision"] = about.origin
+	}
+	s.History.Upsert(m.digest, time.Now(), time.Since(m.started).Round(time.Millisecond), status, metadata)
 }
 
 func (r *Reconciler) remember(key types.NamespacedName) *memory {
@@ -150,18 +182,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization) (ctrl.Result, error) {
 	key := client.ObjectKeyFromObject(ks)
 	m := r.remember(key)
-	in, err := r.inputs(ctx, ks)
+	m.started = time.Now()
+	in, err := r.inputs(ctx, ks, m)
 	if err != nil {
-		return r.failed(ctx, ks, m, pipeline.Result{Untouched: true, Revision: in.revision, Err: err})
+		return r.failed(ctx, ks, m, in, pipeline.Result{Untouched: true, Revision: in.revision, Err: err})
 	}
 	r.mu.Lock()
-	// The interval is the safety net: it also repairs a field that somebody took back too often to be fought over at once.
-	due := time.Since(m.ranAt) > time.Duration(float64(ks.GetRequeueAfter())*(1-2*intervalJitter))
-	settled := m.fingerprint == in.fingerprint && !m.dirty && !due && ks.Annotations[requestedAt] == ks.Status.LastHandledReconcileAt
+	dirty := m.dirty
 	m.dirty = false
 	r.mu.Unlock()
-	if settled {
-		return r.watchHealth(ctx, ks, m, in)
+	// The interval is the safety net: it also repairs a field that somebody took back too often to be fought over at once.
+	due := time.Since(m.ranAt) > time.Duration(float64(ks.GetRequeueAfter())*(1-2*intervalJitter))
+	if m.fingerprint == in.fingerprint && m.revision == in.revision && !dirty && !due && !requested(ks) {
+		return r.look(ctx, ks, m, in)
 	}
 	// The cache may be behind our own last write; an inventory that is too old would orphan objects.
 	generation := ks.Generation
@@ -173,11 +206,18 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 		return ctrl.Result{}, nil
 	}
 	res := r.run(ctx, ks, in)
+	m.digest = res.Digest
 	if res.Err != nil {
-		return r.failed(ctx, ks, m, res)
+		m.fingerprint, m.waitFor = "", nil
+		return r.failed(ctx, ks, m, in, res)
 	}
-	m.fingerprint, m.ranAt = in.fingerprint, time.Now()
+	m.fingerprint, m.revision, m.ranAt = in.fingerprint, in.revision, time.Now()
 	return r.applied(ctx, ks, m, in, res)
+}
+
+// requested reports that somebody asked for a run that was not done yet.
+func requested(ks *kustomizev1.Kustomization) bool {
+	return ks.Annotations[requestedAt] != ks.Status.LastHandledReconcileAt
 }
 
 // run translates the Kustomization into a request, and runs it.
@@ -190,8 +230,9 @@ func (r *Reconciler) run(ctx context.Context, ks *kustomizev1.Kustomization, in 
 		return pipeline.Result{Untouched: true, Revision: in.revision, Err: err}
 	}
 	request := pipeline.Request{
+		Cluster:   in.cluster,
 		Grant:     in.grant,
-		Owner:     owner(ks),
+		Owner:     owner(ks, in.revision),
 		Source:    in,
 		Decrypter: in.decrypter,
 		Renderer:  in.renderer,
@@ -202,19 +243,10 @@ func (r *Reconciler) run(ctx context.Context, ks *kustomizev1.Kustomization, in 
 			log.Info("stage", "stage", string(stage), "revision", revision)
 		},
 		Record: func(ctx context.Context, union []manifest.ID) error {
-			return r.recordInventory(ctx, ks, in.revision, union)
+			return r.recordInventory(ctx, ks, in, union)
 		},
 	}
 	return r.Engine.Run(ctx, request)
-}
-
-func owner(ks *kustomizev1.Kustomization) manifest.Owner {
-	return manifest.Owner{
-		Ref:          refOf(ks),
-		UID:          string(ks.UID),
-		Labels:       map[string]string{labelName: ks.Name, labelNamespace: ks.Namespace},
-		FieldManager: fieldManager,
-	}
 }
 
 func refOf(ks *kustomizev1.Kustomization) fault.Ref {
@@ -244,129 +276,6 @@ func entries(ids []manifest.ID) *kustomizev1.ResourceInventory {
 	return out
 }
 
-// healthTargets returns the objects to wait for: all of them with wait, else those that healthChecks names.
-func healthTargets(ks *kustomizev1.Kustomization, applied []manifest.ID) []manifest.ID {
-	self := refOf(ks)
-	var out []manifest.ID
-	if ks.Spec.Wait {
-		for _, id := range applied {
-			if id.Ref() != self {
-				out = append(out, id)
-			}
-		}
-		return out
-	}
-	for _, h := range ks.Spec.HealthChecks {
-		apiVersion := h.APIVersion
-		if apiVersion == "" {
-			apiVersion = "apps/v1"
-		}
-		gvk := gvkOf(apiVersion, h.Kind)
-		out = append(out, manifest.ID{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Namespace: h.Namespace, Name: h.Name})
-	}
-	return out
-}
-
-// watchHealth looks at the objects that are waited for. The live view tells when to look again; no worker waits.
-func (r *Reconciler) watchHealth(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs) (ctrl.Result, error) {
-	if len(m.waitFor) == 0 {
-		return ctrl.Result{RequeueAfter: jitter(ks.GetRequeueAfter())}, r.patchStatus(ctx, ks, func(*kustomizev1.KustomizationStatus) {})
-	}
-	unready, err := r.Engine.Cluster.Unready(ctx, in.grant, owner(ks), m.waitFor)
-	if err != nil {
-		return r.failed(ctx, ks, m, pipeline.Result{Untouched: true, Revision: in.revision, Err: err})
-	}
-	return r.judgeHealth(ctx, ks, m, in, pipeline.Result{Untouched: true, Revision: in.revision, Digest: "", Unready: unready})
-}
-
-// finalize deletes what the Kustomization owns, as its deletion policy says, and lets it go.
-func (r *Reconciler) finalize(ctx context.Context, ks *kustomizev1.Kustomization) (ctrl.Result, error) {
-	if !controllerutil.ContainsFinalizer(ks, finalizer) {
-		return ctrl.Result{}, nil
-	}
-	if deletes(ks) {
-		wait, err := r.deleteOwned(ctx, ks)
-		if err != nil {
-			r.Events.Event(ks, corev1.EventTypeWarning, "PruneFailed", "pruning for deleted resource failed: "+fault.Lines(err, 5))
-			if fault.KindOf(err) != fault.Denied { // an identity that is gone cannot delete any more; waiting would not bring it back
-				return ctrl.Result{}, err
-			}
-			r.Events.Event(ks, corev1.EventTypeWarning, "PruneFailed", "unable to prune objects: "+listed(ks))
-		}
-		if wait {
-			return ctrl.Result{RequeueAfter: 2 * time.Second}, nil
-		}
-	}
-	patch := client.MergeFromWithOptions(ks.DeepCopy(), client.MergeFromWithOptimisticLock{})
-	controllerutil.RemoveFinalizer(ks, finalizer)
-	if err := r.Client.Patch(ctx, ks, patch, client.FieldOwner(statusOwner)); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
-	r.forget(client.ObjectKeyFromObject(ks))
-	return ctrl.Result{}, nil
-}
-
-func deletes(ks *kustomizev1.Kustomization) bool {
-	if ks.Spec.Suspend || ks.Status.Inventory == nil || len(ks.Status.Inventory.Entries) == 0 {
-		return false
-	}
-	switch ks.GetDeletionPolicy() {
-	case kustomizev1.DeletionPolicyOrphan:
-		return false
-	case kustomizev1.DeletionPolicyDelete, kustomizev1.DeletionPolicyWaitForTermination:
-		return true
-	}
-	return ks.Spec.Prune
-}
-
-// deleteOwned deletes the inventory and reports whether to come back because something is still terminating.
-func (r *Reconciler) deleteOwned(ctx context.Context, ks *kustomizev1.Kustomization) (bool, error) {
-	current := &kustomizev1.Kustomization{}
-	if err := r.APIReader.Get(ctx, client.ObjectKeyFromObject(ks), current); err != nil {
-		return false, client.IgnoreNotFound(err)
-	}
-	grant, err := r.Tenants().Grant(refOf(ks), ks.Spec.ServiceAccountName)
-	if err != nil {
-		return false, err
-	}
-	old, err := inventoryOf(current)
-	if err != nil {
-		return false, err
-	}
-	// Planning an empty set puts the whole inventory into the order of deletion.
-	plan, err := r.Engine.Cluster.Plan(ctx, grant, owner(ks), nil, old)
-	if err != nil {
-		return false, err
-	}
-	deleted, _, err := r.Engine.Cluster.Prune(ctx, grant, plan)
-	if text := changeLog(deleted); text != "" {
-		r.Events.Event(ks, corev1.EventTypeNormal, "ReconciliationSucceeded", text)
-	}
-	if err != nil || ks.GetDeletionPolicy() != kustomizev1.DeletionPolicyWaitForTermination {
-		return false, err
-	}
-	if time.Since(ks.DeletionTimestamp.Time) > ks.GetTimeout() {
-		r.Events.Event(ks, corev1.EventTypeWarning, "PruneFailed", "failed to wait for resources termination")
-		return false, nil
-	}
-	left, err := r.Engine.Cluster.Unready(ctx, grant, owner(ks), old)
-	for _, u := range left {
-		if u.Status != "NotFound" {
-			return true, err
-		}
-	}
-	return false, err
-}
-
-func listed(ks *kustomizev1.Kustomization) string {
-	ids, _ := inventoryOf(ks)
-	text := ""
-	for _, id := range ids {
-		text += id.Ref().String() + "\n"
-	}
-	return text
-}
-
 func jitter(d time.Duration) time.Duration {
 	return wait.Jitter(time.Duration(float64(d)*(1-intervalJitter)), 2*intervalJitter)
 }
@@ -377,14 +286,15 @@ func (in inputs) Tree(ctx context.Context) (fs.FS, string, error) {
 	return files, in.revision, err
 }
 
-func artifactOf(repo *sourcev1.GitRepository) (revision string, ok bool) {
-	if repo.Status.Artifact == nil {
-		return "", false
+func artifactOf(repo *sourcev1.GitRepository) (revision, origin string, ok bool) {
+	a := repo.Status.Artifact
+	if a == nil {
+		return "", "", false
 	}
-	return repo.Status.Artifact.Revision, true
+	return a.Revision, a.Metadata[originMetadata], true
 }
 
 // OwnerOf returns the owner that the objects of a Kustomization name.
 func OwnerOf(namespace, name string) manifest.Owner {
-	return owner(&kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})
+	return owner(&kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}, "")
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"reflect"
 	"sort"
-	"strings"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -21,15 +20,11 @@ import (
 	"sealock.dev/sealock/pipeline"
 )
 
-// Condition types and the reasons that are ours; the others are those of Flux's package meta.
+// Reasons that are ours; the others are those of Flux's package meta.
 const (
-	healthy          = "Healthy"
 	accessDenied     = "AccessDenied"
 	policyDenied     = "PolicyDenied"
 	unsupportedField = "UnsupportedField"
-	messageLines     = 25
-	messageBytes     = 20_000
-	eventBytes       = 1024 // what the API server takes in a note
 )
 
 // patchStatus changes the status with fn, echoes a reconcile request, and writes only if anything changed.
@@ -64,23 +59,27 @@ func order(list []metav1.Condition) {
 }
 
 func set(s *kustomizev1.KustomizationStatus, generation int64, typ string, status metav1.ConditionStatus, reason, message string) {
-	if len(message) > messageBytes {
-		message = message[:messageBytes] + "..."
+	meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: typ, Status: status, Reason: reason, Message: bounded(message, messageBytes), ObservedGeneration: generation})
+}
+
+func (r *Reconciler) keepInventory(s *kustomizev1.KustomizationStatus, res pipeline.Result) {
+	if !res.Untouched {
+		s.Inventory = entries(res.Inventory)
 	}
-	meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: typ, Status: status, Reason: reason, Message: message, ObservedGeneration: generation})
 }
 
 // recordInventory persists what is about to exist, before the first write, together with the progress that users see.
-func (r *Reconciler) recordInventory(ctx context.Context, ks *kustomizev1.Kustomization, revision string, union []manifest.ID) error {
+func (r *Reconciler) recordInventory(ctx context.Context, ks *kustomizev1.Kustomization, in inputs, union []manifest.ID) error {
 	old, err := inventoryOf(ks)
-	if err == nil && covers(old, union) && ks.Status.LastAttemptedRevision == revision {
+	if err == nil && covers(old, union) && ks.Status.LastAttemptedRevision == in.revision {
 		return nil
 	}
 	err = r.patchStatus(ctx, ks, func(s *kustomizev1.KustomizationStatus) {
-		s.LastAttemptedRevision = revision
+		s.LastAttemptedRevision = in.revision
 		s.Inventory = entries(union)
-		set(s, ks.Generation, fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingReason, "Applying revision "+revision)
+		set(s, ks.Generation, fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingReason, "Applying revision "+in.revision)
 		set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionUnknown, fluxmeta.ProgressingReason, "Reconciliation in progress")
+		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
 	})
 	if err != nil {
 		return fault.New(fault.StageApply, fault.Transient, refOf(ks), "recording the inventory failed").Fix("the commit is retried; nothing was written")
@@ -120,6 +119,10 @@ func judgeFailure(err error) verdict {
 		return verdict{fluxmeta.ArtifactFailedReason, false}
 	case dependency:
 		return verdict{fluxmeta.DependencyNotReadyReason, false}
+	case expression:
+		return verdict{fluxmeta.InvalidCELExpressionReason, true}
+	case gate:
+		return verdict{fluxmeta.FeatureGateDisabledReason, true}
 	case fault.StageDecrypt, fault.StageRender, fault.StageOpen:
 		if kind == fault.NotFound && fault.StageOf(err) == fault.StageRender {
 			return verdict{fluxmeta.ArtifactFailedReason, false} // spec.path does not exist in the artifact
@@ -137,24 +140,18 @@ func judgeFailure(err error) verdict {
 	return verdict{fluxmeta.ReconciliationFailedReason, false}
 }
 
-// failed reports a run that did not get through. What runs keeps running.
-func (r *Reconciler) failed(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, res pipeline.Result) (ctrl.Result, error) {
-	log := ctrl.LoggerFrom(ctx)
-	r.mu.Lock()
-	m.fingerprint, m.waitFor = "", nil
-	r.mu.Unlock()
+// failed reports an attempt that did not get through. What runs keeps running.
+func (r *Reconciler) failed(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs, res pipeline.Result) (ctrl.Result, error) {
 	v := judgeFailure(res.Err)
-	message := fault.Lines(res.Err, messageLines)
-	if text := changeLog(res.Changes); text != "" {
-		message += "\napplied before the failure:\n" + text
-	}
-	log.Info("not applied", "reason", v.reason, "stage", string(fault.StageOf(res.Err)), "kind", fault.KindOf(res.Err).String(), "revision", res.Revision, "error", message)
+	message := failure(res)
+	ctrl.LoggerFrom(ctx).Info("failed", "reason", v.reason, "kind", fault.KindOf(res.Err).String(), "revision", res.Revision, "error", message)
 	err := r.patchStatus(ctx, ks, func(s *kustomizev1.KustomizationStatus) {
 		if res.Revision != "" && fault.StageOf(res.Err) != dependency {
 			s.LastAttemptedRevision = res.Revision
 		}
-		if !res.Untouched {
-			s.Inventory = entries(res.Inventory)
+		r.keepInventory(s, res)
+		if recorded(v.reason) {
+			m.history(s, v.reason, in.about())
 		}
 		set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionFalse, v.reason, message)
 		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
@@ -164,9 +161,13 @@ func (r *Reconciler) failed(ctx context.Context, ks *kustomizev1.Kustomization, 
 			s.ObservedGeneration = ks.Generation
 			return
 		}
-		set(s, ks.Generation, fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingWithRetryReason, progress(res))
+		set(s, ks.Generation, fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingWithRetryReason, progress(res.Revision))
 	})
-	r.event(ks, m, corev1.EventTypeWarning, v.reason, message)
+	if v.reason == fluxmeta.DependencyNotReadyReason {
+		r.event(ks, m, corev1.EventTypeNormal, v.reason, "Dependencies do not meet ready condition: "+message, in.about())
+	} else {
+		r.event(ks, m, corev1.EventTypeWarning, v.reason, message, in.about())
+	}
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -176,6 +177,29 @@ func (r *Reconciler) failed(ctx context.Context, ks *kustomizev1.Kustomization, 
 	return ctrl.Result{RequeueAfter: r.retryAfter(ks, m, res.Err)}, nil
 }
 
+// failure is what people read of a failed attempt.
+func failure(res pipeline.Result) string {
+	message := fault.Lines(res.Err, messageLines)
+	done := changeLog(res.Changes)
+	switch {
+	case fault.StageOf(res.Err) == expression:
+		return "Reconciliation failed terminally due to configuration error: " + message
+	case res.Partial:
+		message = fmt.Sprintf("%d failed, the other objects are applied:\n%s", len(fault.All(res.Err)), message)
+		if done != "" {
+			message += "\napplied now:\n" + done
+		}
+	case done != "":
+		message += "\napplied before the failure:\n" + done
+	}
+	return message
+}
+
+// recorded reports whether an attempt that ended so stands in the history, as in Flux.
+func recorded(reason string) bool {
+	return reason == fluxmeta.ReconciliationFailedReason || reason == fluxmeta.PruneFailedReason || reason == fluxmeta.HealthCheckFailedReason
+}
+
 // retryAfter returns the retry interval, and less for the first failures of a kind that may heal by itself: an API server
 // that comes back, rights that were granted a moment ago. What only a commit or a policy can heal is watched for.
 func (r *Reconciler) retryAfter(ks *kustomizev1.Kustomization, m *memory, err error) time.Duration {
@@ -183,160 +207,29 @@ func (r *Reconciler) retryAfter(ks *kustomizev1.Kustomization, m *memory, err er
 	if kind := fault.KindOf(err); kind == fault.Invalid || fault.StageOf(err) == fault.StageJudge || fault.StageOf(err) == dependency {
 		return limit
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	m.failures++
 	return min(limit, time.Second<<min(m.failures-1, 12))
 }
 
-func progress(res pipeline.Result) string {
-	if res.Revision == "" {
+func progress(revision string) string {
+	if revision == "" {
 		return "Retrying"
 	}
-	return "Retrying revision " + res.Revision
+	return "Retrying revision " + revision
 }
 
 // applied reports a run that got through, and starts to wait for health where the Kustomization asks for it.
 func (r *Reconciler) applied(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs, res pipeline.Result) (ctrl.Result, error) {
-	log := ctrl.LoggerFrom(ctx)
 	changed := append(append([]manifest.Change(nil), res.Changes...), res.Secrets...)
 	if text := changeLog(changed); text != "" {
-		log.Info("applied", "revision", res.Revision, "changes", text)
-		r.event(ks, m, corev1.EventTypeNormal, fluxmeta.ProgressingReason, text)
+		ctrl.LoggerFrom(ctx).Info("applied", "revision", res.Revision, "changes", text)
+		r.event(ks, m, corev1.EventTypeNormal, fluxmeta.ProgressingReason, text, in.about())
 	}
 	for _, w := range res.Warnings {
-		r.event(ks, m, corev1.EventTypeWarning, policyDenied, w.Ref.String()+": "+w.String())
+		r.event(ks, m, corev1.EventTypeWarning, policyDenied, w.Ref.String()+": "+w.String(), in.about())
 	}
-	r.mu.Lock()
 	m.failures = 0
-	m.waitFor = healthTargets(ks, res.Inventory)
-	m.waitSince = time.Now()
-	r.mu.Unlock()
+	m.waitFor = healthTargets(ks, res.Applied)
+	m.waitSince, m.settled, m.rolling = time.Now(), false, false
 	return r.judgeHealth(ctx, ks, m, in, res)
-}
-
-// judgeHealth decides between done, waiting and failed, and says so in the status.
-func (r *Reconciler) judgeHealth(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs, res pipeline.Result) (ctrl.Result, error) {
-	waited := time.Since(m.waitSince)
-	timeout := ks.GetTimeout()
-	failing, progressing := split(res.Unready)
-	switch {
-	case len(res.Unready) == 0:
-		return r.succeeded(ctx, ks, m, in, res, waited)
-	case len(failing) > 0 && len(progressing) == 0:
-		return r.unhealthy(ctx, ks, m, in, res, fmt.Sprintf("health check failed after %s: failed early due to stalled resources: [%s]", waited.Round(time.Second), join(failing)))
-	case waited > timeout:
-		return r.unhealthy(ctx, ks, m, in, res, fmt.Sprintf("health check failed after %s: timeout waiting for: [%s]", waited.Round(time.Second), join(res.Unready)))
-	}
-	err := r.patchStatus(ctx, ks, func(s *kustomizev1.KustomizationStatus) {
-		if !res.Untouched {
-			s.Inventory = entries(res.Inventory)
-		}
-		s.LastAttemptedRevision = in.revision
-		message := fmt.Sprintf("Running health checks for revision %s with a timeout of %s", in.revision, timeout)
-		set(s, ks.Generation, fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingReason, message)
-		set(s, ks.Generation, healthy, metav1.ConditionUnknown, fluxmeta.ProgressingReason, message)
-		set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionUnknown, fluxmeta.ProgressingReason, "Reconciliation in progress")
-		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
-	})
-	return ctrl.Result{RequeueAfter: timeout - waited + time.Second}, err
-}
-
-func split(list []manifest.Unready) (failing, progressing []manifest.Unready) {
-	for _, u := range list {
-		if u.Status == "Failed" {
-			failing = append(failing, u)
-		} else {
-			progressing = append(progressing, u)
-		}
-	}
-	return failing, progressing
-}
-
-func join(list []manifest.Unready) string {
-	var out []string
-	for i, u := range list {
-		if i == 10 {
-			out = append(out, fmt.Sprintf("and %d more", len(list)-i))
-			break
-		}
-		out = append(out, u.String())
-	}
-	return strings.Join(out, ", ")
-}
-
-func (r *Reconciler) unhealthy(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs, res pipeline.Result, message string) (ctrl.Result, error) {
-	first := !meta.IsStatusConditionFalse(ks.Status.Conditions, healthy)
-	err := r.patchStatus(ctx, ks, func(s *kustomizev1.KustomizationStatus) {
-		if !res.Untouched {
-			s.Inventory = entries(res.Inventory)
-		}
-		s.LastAttemptedRevision = in.revision
-		if first { // the message holds a duration; it is kept so that a look without news writes nothing
-			set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionFalse, fluxmeta.HealthCheckFailedReason, message)
-			set(s, ks.Generation, healthy, metav1.ConditionFalse, fluxmeta.HealthCheckFailedReason, message)
-		}
-		set(s, ks.Generation, fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingWithRetryReason, progress(pipeline.Result{Revision: in.revision}))
-	})
-	if first {
-		r.event(ks, m, corev1.EventTypeWarning, fluxmeta.HealthCheckFailedReason, message)
-	}
-	return ctrl.Result{RequeueAfter: ks.GetRetryInterval()}, err
-}
-
-func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs, res pipeline.Result, waited time.Duration) (ctrl.Result, error) {
-	news := ks.Status.LastAppliedRevision != in.revision || !meta.IsStatusConditionTrue(ks.Status.Conditions, fluxmeta.ReadyCondition)
-	err := r.patchStatus(ctx, ks, func(s *kustomizev1.KustomizationStatus) {
-		if !res.Untouched {
-			s.Inventory = entries(res.Inventory)
-		}
-		s.LastAttemptedRevision, s.LastAppliedRevision, s.ObservedGeneration = in.revision, in.revision, ks.Generation
-		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.ReconcilingCondition)
-		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
-		set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionTrue, fluxmeta.ReconciliationSucceededReason, "Applied revision: "+in.revision)
-		if len(m.waitFor) == 0 {
-			meta.RemoveStatusCondition(&s.Conditions, healthy)
-		} else if !meta.IsStatusConditionTrue(s.Conditions, healthy) {
-			set(s, ks.Generation, healthy, metav1.ConditionTrue, fluxmeta.SucceededReason, "Health check passed in "+waited.Round(time.Millisecond).String())
-		}
-		if news && res.Digest != "" {
-			s.History.Upsert(res.Digest, time.Now(), waited, fluxmeta.ReconciliationSucceededReason, map[string]string{"revision": in.revision})
-		}
-	})
-	next := jitter(ks.GetRequeueAfter())
-	if news {
-		r.event(ks, m, corev1.EventTypeNormal, fluxmeta.ReconciliationSucceededReason, "Applied revision: "+in.revision)
-		ctrl.LoggerFrom(ctx).Info("ready", "revision", in.revision, "next", next.Round(time.Second).String())
-	}
-	return ctrl.Result{RequeueAfter: next}, err
-}
-
-// event tells what happened, once: a retry that fails in the same way is no news.
-func (r *Reconciler) event(ks *kustomizev1.Kustomization, m *memory, typ, reason, message string) {
-	r.mu.Lock()
-	same := m.lastEvent == typ+reason+message
-	m.lastEvent = typ + reason + message
-	r.mu.Unlock()
-	if same {
-		return
-	}
-	annotations := map[string]string{}
-	if rev := ks.Status.LastAttemptedRevision; rev != "" {
-		annotations[annotationRevision] = rev
-	}
-	if len(message) > eventBytes {
-		message = message[:eventBytes-3] + "..."
-	}
-	r.Events.AnnotatedEventf(ks, annotations, typ, reason, "%s", message)
-}
-
-// changeLog returns a line for each change, without the unchanged.
-func changeLog(changes []manifest.Change) string {
-	var lines []string
-	for _, c := range changes {
-		if c.Action != manifest.Unchanged && c.Action != manifest.Skipped {
-			lines = append(lines, c.String())
-		}
-	}
-	return strings.Join(lines, "\n")
 }

@@ -6,6 +6,7 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -23,6 +24,7 @@ import (
 const (
 	bySource     = "sealock.source"
 	byDependency = "sealock.dependency"
+	byExpression = "sealock.expression"
 	byReference  = "sealock.reference"
 )
 
@@ -32,7 +34,7 @@ const watchLabel = "reconcile.fluxcd.io/watch"
 // SetupWithManager registers the controller: a Kustomization is looked at when it, its source, a dependency, a referred
 // Secret or ConfigMap with the watch label, or an object that it manages changes. Nothing polls.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, concurrent int) error {
-	for field, keys := range map[string]client.IndexerFunc{bySource: sourceKeys, byDependency: dependencyKeys, byReference: referenceKeys} {
+	for field, keys := range map[string]client.IndexerFunc{bySource: sourceKeys, byDependency: dependencyKeys, byExpression: expressionKeys, byReference: referenceKeys} {
 		if err := mgr.GetFieldIndexer().IndexField(ctx, &kustomizev1.Kustomization{}, field, keys); err != nil {
 			return err
 		}
@@ -47,6 +49,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, con
 		For(&kustomizev1.Kustomization{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, requestedPredicate()))).
 		Watches(&sourcev1.GitRepository{}, r.enqueue(bySource), builder.WithPredicates(artifactChanged())).
 		Watches(&kustomizev1.Kustomization{}, r.enqueue(byDependency), builder.WithPredicates(readyChanged())).
+		Watches(&kustomizev1.Kustomization{}, r.enqueue(byExpression), builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
 		WatchesMetadata(&corev1.Secret{}, r.enqueueReference("Secret"), labelled).
 		WatchesMetadata(&corev1.ConfigMap{}, r.enqueueReference("ConfigMap"), labelled).
 		WatchesRawSource(source.TypedChannel(requests, handler.TypedEnqueueRequestsFromMapFunc(
@@ -82,11 +85,10 @@ func sourceKeys(o client.Object) []string {
 	if !ok {
 		return nil
 	}
-	ns := ks.Spec.SourceRef.Namespace
-	if ns == "" {
-		ns = ks.Namespace
+	if ks.Spec.SourceRef.Kind != sourcev1.GitRepositoryKind {
+		return nil
 	}
-	return []string{ns + "/" + ks.Spec.SourceRef.Name}
+	return []string{sourceKey(ks).String()}
 }
 
 func dependencyKeys(o client.Object) []string {
@@ -95,12 +97,23 @@ func dependencyKeys(o client.Object) []string {
 		return nil
 	}
 	var out []string
-	for _, d := range ks.Spec.DependsOn {
-		ns := d.Namespace
-		if ns == "" {
-			ns = ks.Namespace
+	for i := range ks.Spec.DependsOn {
+		out = append(out, dependencyKey(ks, i).String())
+	}
+	return out
+}
+
+// expressionKeys are the dependencies of which anything may matter.
+func expressionKeys(o client.Object) []string {
+	ks, ok := o.(*kustomizev1.Kustomization)
+	if !ok {
+		return nil
+	}
+	var out []string
+	for i, d := range ks.Spec.DependsOn {
+		if d.ReadyExpr != "" {
+			out = append(out, dependencyKey(ks, i).String())
 		}
-		out = append(out, ns+"/"+d.Name)
 	}
 	return out
 }
@@ -149,7 +162,8 @@ func (r *Reconciler) lookup(ctx context.Context, field, value string) []reconcil
 
 func requestedPredicate() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		return e.ObjectOld.GetAnnotations()[requestedAt] != e.ObjectNew.GetAnnotations()[requestedAt]
+		before, after := e.ObjectOld.GetAnnotations(), e.ObjectNew.GetAnnotations()
+		return before[requestedAt] != after[requestedAt] || before[onError] != after[onError]
 	}}
 }
 
@@ -160,29 +174,27 @@ func artifactChanged() predicate.Predicate {
 		if !okA || !okB {
 			return false
 		}
-		x, _ := artifactOf(a)
-		y, _ := artifactOf(b)
+		x, _, _ := artifactOf(a)
+		y, _, _ := artifactOf(b)
 		return x != y
 	}}
 }
 
-// readyChanged lets dependents look when a Kustomization becomes ready, or ready at another revision.
+// readyChanged lets dependents look when a Kustomization becomes ready, or ready at another revision or generation.
 func readyChanged() predicate.Predicate {
-	ready := func(o client.Object) (metav1.ConditionStatus, string) {
-		ks, ok := o.(*kustomizev1.Kustomization)
-		if !ok {
-			return "", ""
-		}
-		for _, c := range ks.Status.Conditions {
-			if c.Type == "Ready" {
-				return c.Status, ks.Status.LastAppliedRevision
+	type state struct {
+		ready      metav1.ConditionStatus
+		revision   string
+		generation int64
+	}
+	of := func(o client.Object) (s state) {
+		if ks, ok := o.(*kustomizev1.Kustomization); ok {
+			s.revision, s.generation = ks.Status.LastAppliedRevision, ks.Status.ObservedGeneration
+			if c := meta.FindStatusCondition(ks.Status.Conditions, "Ready"); c != nil {
+				s.ready = c.Status
 			}
 		}
-		return "", ks.Status.LastAppliedRevision
+		return s
 	}
-	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		s1, r1 := ready(e.ObjectOld)
-		s2, r2 := ready(e.ObjectNew)
-		return s1 != s2 || r1 != r2
-	}}
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return of(e.ObjectOld) != of(e.ObjectNew) }}
 }

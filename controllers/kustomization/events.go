@@ -1,0 +1,80 @@
+package kustomization
+
+import (
+	"maps"
+	"strings"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+
+	"sealock.dev/sealock/manifest"
+)
+
+// The bounds of what people read: of a condition, which the API server takes up to 32 KiB, and of an event's note.
+const (
+	messageLines = 25
+	messageBytes = 20_000
+	eventBytes   = 1024
+)
+
+// revisions say what an event or a status is about.
+type revisions struct {
+	revision string // of the artifact
+	origin   string // what the artifact was made from
+}
+
+// event tells what happened, once: a retry that fails in the same way is no news.
+func (r *Reconciler) event(ks *kustomizev1.Kustomization, m *memory, typ, reason, message string, about revisions) {
+	r.mu.Lock()
+	same := m.lastEvent == typ+reason+message
+	m.lastEvent = typ + reason + message
+	r.mu.Unlock()
+	if !same {
+		r.Events.AnnotatedEventf(ks, annotations(ks, about), typ, reason, "%s", bounded(message, eventBytes))
+	}
+}
+
+// finished tells of a success; receivers of events set the status of the commit by it.
+func (r *Reconciler) finished(ks *kustomizev1.Kustomization, m *memory, typ, reason, message string, about revisions) {
+	r.mu.Lock()
+	m.lastEvent = ""
+	r.mu.Unlock()
+	a := annotations(ks, about)
+	a[annotationCommit] = "update"
+	r.Events.AnnotatedEventf(ks, a, typ, reason, "%s", bounded(message, eventBytes))
+}
+
+// annotations are what receivers of events sort them by: the revisions, and what the object asks to be copied.
+func annotations(ks *kustomizev1.Kustomization, about revisions) map[string]string {
+	out := map[string]string{}
+	for k, v := range maps.All(ks.Annotations) {
+		if strings.HasPrefix(k, eventPrefix) {
+			out[k] = v
+		}
+	}
+	if about.revision != "" {
+		out[annotationRevision] = about.revision
+	}
+	if about.origin != "" {
+		out[annotationOrigin] = about.origin
+	}
+	return out
+}
+
+// bounded cuts a text at a whole character.
+func bounded(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit-3], "") + "..."
+}
+
+// changeLog returns a line for each change, without the unchanged.
+func changeLog(changes []manifest.Change) string {
+	var lines []string
+	for _, c := range changes {
+		if c.Action != manifest.Unchanged && c.Action != manifest.Skipped {
+			lines = append(lines, c.String())
+		}
+	}
+	return strings.Join(lines, "\n")
+}
