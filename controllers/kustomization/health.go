@@ -47,17 +47,21 @@ func healthTargets(ks *kustomizev1.Kustomization, applied []manifest.ID) []manif
 	return out
 }
 
-// look is what a reconcile without news does: it asks the live view about the objects that are waited for.
-func (r *Reconciler) look(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs) (ctrl.Result, error) {
+// look is what a reconcile without news does: it asks the live view about the objects that are waited for. It is not
+// done when only a run can tell.
+func (r *Reconciler) look(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs) (done bool, result ctrl.Result, err error) {
 	res := pipeline.Result{Untouched: true, Revision: in.revision, Digest: m.digest}
 	if len(m.waitFor) > 0 {
-		var err error
-		if res.Unready, err = in.cluster.Unready(ctx, in.grant, owner(ks, in.revision), m.waitFor); err != nil {
-			res.Err = err
-			return r.failed(ctx, ks, m, in, res)
+		if res.Unready, res.Err = in.cluster.Unready(ctx, in.grant, owner(ks, in.revision), m.waitFor); res.Err != nil {
+			result, err = r.failed(ctx, ks, m, in, res)
+			return true, result, err
 		}
 	}
-	return r.judgeHealth(ctx, ks, m, in, res)
+	if m.assumed && len(res.Unready) > 0 {
+		return false, ctrl.Result{}, nil
+	}
+	result, err = r.judgeHealth(ctx, ks, m, in, res)
+	return true, result, err
 }
 
 // judgeHealth decides between done, waiting and failed, and says so in the status.

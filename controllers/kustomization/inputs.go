@@ -31,13 +31,14 @@ type inputs struct {
 	open        func(ctx context.Context) (fs.FS, error)
 	decrypter   pipeline.FileOpener
 	renderer    pipeline.Renderer
-	fingerprint string
+	reads       *reads // what the build asks
+	fingerprint string // of all of this but the revision
 }
 
 // inputs reads what the Kustomization refers to, under its grant. The order is that of the checks that users expect:
 // configuration, identity, source, dependencies, keys.
 func (r *Reconciler) inputs(ctx context.Context, ks *kustomizev1.Kustomization, m *memory) (inputs, error) {
-	in := inputs{}
+	in := inputs{reads: newReads()}
 	if err := r.configuration(ks, m); err != nil {
 		return in, err
 	}

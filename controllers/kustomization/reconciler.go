@@ -8,6 +8,7 @@ package kustomization
 import (
 	"context"
 	"io/fs"
+	"strconv"
 	"sync"
 	"time"
 
@@ -86,8 +87,12 @@ type Reconciler struct {
 	// Requeue brings objects that must be looked at although they did not change.
 	Requeue <-chan types.NamespacedName
 
+	// Memory outlives the process. nil: everything is run once after a start.
+	Memory Memory
+
 	mu     sync.Mutex
 	memory map[types.NamespacedName]*memory
+	noted  int // how much all of reads are
 }
 
 // memory is what a process remembers of a Kustomization. Losing it costs a run, nothing else. Only the worker that has
@@ -104,8 +109,12 @@ type memory struct {
 	started     time.Time // of the present attempt
 	failures    int       // since the last run that got through
 
+	written string  // version of the object after our last write of its status
+	reads   []noted // of the last build
+
 	waitFor   []manifest.ID
 	waitSince time.Time
+	assumed   bool // waitFor and the health of its objects are taken over from an earlier process
 	settled   bool // all of waitFor were healthy at the last look
 	rolling   bool // they were, and Ready still says so
 
@@ -141,6 +150,9 @@ func (r *Reconciler) remember(key types.NamespacedName) *memory {
 func (r *Reconciler) forget(key types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if m := r.memory[key]; m != nil {
+		r.noted -= len(m.reads)
+	}
 	delete(r.memory, key)
 	if r.Forget != nil {
 		r.Forget(key.Namespace, key.Name)
@@ -183,22 +195,34 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 	key := client.ObjectKeyFromObject(ks)
 	m := r.remember(key)
 	m.started = time.Now()
+	if older(ks.ResourceVersion, m.written) { // the cache is behind our own last write
+		if err := r.APIReader.Get(ctx, key, ks); err != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(err)
+		}
+	}
 	in, err := r.inputs(ctx, ks, m)
 	if err != nil {
 		return r.failed(ctx, ks, m, in, pipeline.Result{Untouched: true, Revision: in.revision, Err: err})
 	}
 	r.mu.Lock()
-	dirty := m.dirty
+	forced := m.dirty || requested(ks)
 	m.dirty = false
 	r.mu.Unlock()
-	// The interval is the safety net: it also repairs a field that somebody took back too often to be fought over at once.
-	due := time.Since(m.ranAt) > time.Duration(float64(ks.GetRequeueAfter())*(1-2*intervalJitter))
-	if m.fingerprint == in.fingerprint && m.revision == in.revision && !dirty && !due && !requested(ks) {
-		return r.look(ctx, ks, m, in)
+	if m.ranAt.IsZero() && !forced {
+		r.recall(ctx, ks, m, in)
 	}
-	// The cache may be behind our own last write; an inventory that is too old would orphan objects.
+	// The interval is the safety net: it also repairs a field that somebody took back too often to be fought over at once.
+	forced = forced || time.Since(m.ranAt) > time.Duration(float64(ks.GetRequeueAfter())*(1-2*intervalJitter))
+	if m.fingerprint == in.fingerprint && !forced && (m.revision == in.revision || r.untouched(ctx, m, in)) {
+		m.revision = in.revision
+		if done, result, err := r.look(ctx, ks, m, in); done {
+			return result, err
+		}
+	}
+	// An inventory that is too old would orphan objects.
 	generation := ks.Generation
 	if err := r.APIReader.Get(ctx, key, ks); err != nil {
+		r.Disturbed(key, forced)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if ks.Generation != generation {
@@ -206,13 +230,24 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 		return ctrl.Result{}, nil
 	}
 	res := r.run(ctx, ks, in)
-	m.digest = res.Digest
+	m.digest, m.assumed = res.Digest, false
 	if res.Err != nil {
 		m.fingerprint, m.waitFor = "", nil
 		return r.failed(ctx, ks, m, in, res)
 	}
 	m.fingerprint, m.revision, m.ranAt = in.fingerprint, in.revision, time.Now()
+	r.keep(m, in.reads.done())
+	if r.Memory != nil {
+		r.Memory.Remember(ks.Namespace, ks.Name, in.fingerprint)
+	}
 	return r.applied(ctx, ks, m, in, res)
+}
+
+// older reports whether a version of an object comes before another; both are numbers that grow.
+func older(version, than string) bool {
+	a, errA := strconv.ParseUint(version, 10, 64)
+	b, errB := strconv.ParseUint(than, 10, 64)
+	return errA == nil && errB == nil && a < b
 }
 
 // requested reports that somebody asked for a run that was not done yet.
@@ -283,7 +318,10 @@ func jitter(d time.Duration) time.Duration {
 // Tree implements pipeline.Source.
 func (in inputs) Tree(ctx context.Context) (fs.FS, string, error) {
 	files, err := in.open(ctx)
-	return files, in.revision, err
+	if err != nil {
+		return nil, in.revision, err
+	}
+	return recorder{files: files, reads: in.reads}, in.revision, nil
 }
 
 func artifactOf(repo *sourcev1.GitRepository) (revision, origin string, ok bool) {

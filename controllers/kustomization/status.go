@@ -38,8 +38,11 @@ func (r *Reconciler) patchStatus(ctx context.Context, ks *kustomizev1.Kustomizat
 	if reflect.DeepEqual(before.Status, ks.Status) {
 		return nil
 	}
-	err := r.Client.Status().Patch(ctx, ks, client.MergeFrom(before), client.FieldOwner(statusOwner))
-	return client.IgnoreNotFound(err)
+	if err := r.Client.Status().Patch(ctx, ks, client.MergeFrom(before), client.FieldOwner(statusOwner)); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	r.remember(client.ObjectKeyFromObject(ks)).written = ks.ResourceVersion
+	return nil
 }
 
 // order puts the conditions in the order that Flux's clients print.
