@@ -144,12 +144,14 @@ func (r *Records) Drop(owner string) {
 	r.touch(owner)
 }
 
-// Recall returns the fingerprint of the last run of the owner that was applied whole, "" when there is none. Records
-// must be loaded.
-func (r *Records) Recall(namespace, name string) string {
+// Recall returns the fingerprint of the last run of the owner that was applied whole, "" when there is none.
+func (r *Records) Recall(ctx context.Context, namespace, name string) (string, error) {
+	if err := r.Load(ctx); err != nil {
+		return "", err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.heads[namespace+"/"+name].fingerprint
+	return r.heads[namespace+"/"+name].fingerprint, nil
 }
 
 // Remember notes the fingerprint of a run that was applied whole and who judged it; "" says that one has begun.

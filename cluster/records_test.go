@@ -45,8 +45,8 @@ func TestRestartComparesAndAsksNothing(t *testing.T) {
 	if err != nil || !settled {
 		t.Fatalf("settled %v: %v", settled, err)
 	}
-	if got := records.Recall(w.ns, "app"); got != "fingerprint" {
-		t.Errorf("fingerprint %q", got)
+	if got, err := records.Recall(t.Context(), w.ns, "app"); err != nil || got != "fingerprint" {
+		t.Errorf("fingerprint %q: %v", got, err)
 	}
 	if again := w.plan(set, p.Union...); actions(again)[manifest.Unchanged] != 6 {
 		t.Errorf("plan %v", actions(again))

@@ -140,7 +140,7 @@ type Step struct {
 	Action Action // Created, Configured, Unchanged or Skipped; "" when it could not be planned
 	// Recreate says that the live object is deleted first: the API server takes the new one, and not the change.
 	Recreate bool
-	Stage  int    // objects of a lower stage are written, and ready, before those of a higher one
+	Stage    int // objects of a lower stage are written, and ready, before those of a higher one
 }
 
 // Plan is what a set of objects needs, decided before the first write.

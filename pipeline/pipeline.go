@@ -59,6 +59,9 @@ type Cluster interface {
 	WriteSecret(ctx context.Context, p manifest.Produced, dryRun bool) (manifest.Change, error)
 	// Prune deletes what the plan says, and returns what it deleted and what is still there.
 	Prune(ctx context.Context, grant tenants.Grant, plan manifest.Plan) (deleted []manifest.Change, survivors []manifest.ID, err error)
+	// Settled reports whether every object is live just as it was applied, by what is known without asking about any. False
+	// says only that a plan has to tell.
+	Settled(ctx context.Context, grant tenants.Grant, owner manifest.Owner, ids []manifest.ID) (bool, error)
 	// Unready returns those of the objects that are not healthy by the owner's rules. It does not wait.
 	Unready(ctx context.Context, grant tenants.Grant, owner manifest.Owner, ids []manifest.ID) ([]manifest.Unready, error)
 }

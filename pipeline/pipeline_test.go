@@ -115,6 +115,10 @@ func (s *stages) Prune(_ context.Context, _ tenants.Grant, plan manifest.Plan) (
 	return nil, plan.Prune, s.at("prune")
 }
 
+func (s *stages) Settled(context.Context, tenants.Grant, manifest.Owner, []manifest.ID) (bool, error) {
+	return false, nil
+}
+
 func (s *stages) Unready(context.Context, tenants.Grant, manifest.Owner, []manifest.ID) ([]manifest.Unready, error) {
 	return s.unread, s.at("health")
 }

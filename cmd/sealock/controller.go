@@ -207,6 +207,7 @@ func (p *parts) addCommits(ctx context.Context) error {
 		},
 		Events:  p.mgr.GetEventRecorderFor("kustomize-controller"), //nolint:staticcheck // as above
 		Requeue: p.requeue,
+		Memory:  runMemory{p.records},
 	}
 	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords} {
 		if err := p.mgr.Add(task); err != nil {
@@ -232,6 +233,13 @@ func (p *parts) watchObjects(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// runMemory remembers the runs of Kustomizations.
+type runMemory struct{ *cluster.Records }
+
+func (m runMemory) Remember(namespace, name, fingerprint string, grant tenants.Grant, policies string) {
+	m.Records.Remember(namespace, name, fingerprint, cluster.Judged{Tenant: grant.Tenant, Identity: grant.User, Policies: policies})
 }
 
 // dropRecords drops what is remembered of Kustomizations that went while nobody looked.

@@ -205,14 +205,20 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 		return r.failed(ctx, ks, m, in, pipeline.Result{Untouched: true, Revision: in.revision, Err: err})
 	}
 	r.mu.Lock()
-	forced := m.dirty || requested(ks)
+	forced := m.dirty
 	m.dirty = false
 	r.mu.Unlock()
 	if m.ranAt.IsZero() && !forced {
 		r.recall(ctx, ks, m, in)
 	}
-	// The interval is the safety net: it also repairs a field that somebody took back too often to be fought over at once.
-	forced = forced || time.Since(m.ranAt) > time.Duration(float64(ks.GetRequeueAfter())*(1-2*intervalJitter))
+	// The interval is the safety net: it also repairs a field that somebody took back too often to be fought over at once,
+	// and what the view cannot watch. If all is as it was applied, it costs a look into the view.
+	due := time.Since(m.ranAt) > time.Duration(float64(ks.GetRequeueAfter())*(1-2*intervalJitter))
+	if (due || requested(ks)) && !forced && m.fingerprint == in.fingerprint {
+		if forced = !r.intact(ctx, ks, in); !forced {
+			m.ranAt = time.Now()
+		}
+	}
 	if m.fingerprint == in.fingerprint && !forced && (m.revision == in.revision || r.untouched(ctx, m, in)) {
 		m.revision = in.revision
 		if done, result, err := r.look(ctx, ks, m, in); done {
@@ -238,7 +244,7 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 	m.fingerprint, m.revision, m.ranAt = in.fingerprint, in.revision, time.Now()
 	r.keep(m, in.reads.done())
 	if r.Memory != nil {
-		r.Memory.Remember(ks.Namespace, ks.Name, in.fingerprint)
+		r.Memory.Remember(ks.Namespace, ks.Name, r.kept(in.fingerprint, res.Inventory), in.grant, r.Snapshot())
 	}
 	return r.applied(ctx, ks, m, in, res)
 }

@@ -161,8 +161,8 @@ func TestACommitThatTouchesNothingOfABuildCostsNoBuild(t *testing.T) {
 	w.until("what was ignored is gone", func() bool { return w.configMap("one") == nil })
 }
 
-// TestASkippedBuildIsNotSkippedForOtherReasons: a change of the spec, of a variable, of a key of policies, a request and
-// drift are built whatever the commit touches.
+// TestASkippedBuildIsNotSkippedForOtherReasons: a change of the spec, of a variable, of a key of policies and drift
+// are built whatever the commit touches.
 func TestASkippedBuildIsNotSkippedForOtherReasons(t *testing.T) {
 	var snapshot atomic.Value
 	snapshot.Store("one")
@@ -181,7 +181,6 @@ func TestASkippedBuildIsNotSkippedForOtherReasons(t *testing.T) {
 			w.update("a", map[string]string{"value": "by hand"})
 			w.until("it is repaired", func() bool { return w.configMap("a").Data["value"] != "by hand" })
 		},
-		"a request": func() { w.request("app", name(t)) },
 	} {
 		before := w.judge.builds()
 		change()

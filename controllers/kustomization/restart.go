@@ -15,13 +15,29 @@ import (
 
 // Memory outlives the process. It keeps, for each Kustomization, a keyed digest of what the last whole run depended on.
 type Memory interface {
-	Recall(namespace, name string) (fingerprint string, ok bool)
-	Remember(namespace, name, fingerprint string)
+	// Recall returns "" when there is none.
+	Recall(ctx context.Context, namespace, name string) (fingerprint string, err error)
+	Remember(namespace, name, fingerprint string, grant tenants.Grant, policies string)
 }
 
-// watcher is a cluster that starts to watch what an earlier process applied, and tells what has changed since then.
-type watcher interface {
-	Watch(ctx context.Context, grant tenants.Grant, owner manifest.Owner, ids []manifest.ID) error
+// kept is what is remembered of a run: its inputs, and the inventory that it left. With another inventory the run was not
+// the last one.
+func (r *Reconciler) kept(fingerprint string, inventory []manifest.ID) string {
+	parts := [][]byte{[]byte(fingerprint)}
+	for _, id := range inventory {
+		parts = append(parts, []byte(id.String()))
+	}
+	return r.Engine.Key.Digest(parts...)
+}
+
+// intact reports whether everything that was applied is live as it was, by the live view alone.
+func (r *Reconciler) intact(ctx context.Context, ks *kustomizev1.Kustomization, in inputs) bool {
+	ids, err := inventoryOf(ks)
+	if err != nil {
+		return false
+	}
+	settled, err := in.cluster.Settled(ctx, in.grant, owner(ks, in.revision), ids)
+	return err == nil && settled
 }
 
 // recall spares the first run after a restart: nothing that it would depend on has changed since a run that got through
@@ -35,19 +51,15 @@ func (r *Reconciler) recall(ctx context.Context, ks *kustomizev1.Kustomization, 
 	if s.ObservedGeneration != ks.Generation || s.LastAppliedRevision != in.revision || !meta.IsStatusConditionTrue(s.Conditions, fluxmeta.ReadyCondition) {
 		return
 	}
-	if was, ok := r.Memory.Recall(ks.Namespace, ks.Name); !ok || was != in.fingerprint {
-		return
-	}
 	old, err := inventoryOf(ks)
 	if err != nil {
 		return
 	}
-	w, ok := in.cluster.(watcher)
-	if !ok {
+	if was, err := r.Memory.Recall(ctx, ks.Namespace, ks.Name); err != nil || was != r.kept(in.fingerprint, old) {
 		return
 	}
-	if err := w.Watch(ctx, in.grant, owner(ks, in.revision), old); err != nil {
-		return // the run will say what is the matter
+	if !r.intact(ctx, ks, in) {
+		return // the run repairs it, or says what is the matter
 	}
 	ctrl.LoggerFrom(ctx).Info("nothing changed since the last run of an earlier process", "revision", in.revision)
 	m.fingerprint, m.revision, m.ranAt = in.fingerprint, in.revision, time.Now()

@@ -12,6 +12,8 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/go-logr/logr"
+
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
@@ -50,6 +52,7 @@ type world struct {
 	kube    client.Client // administrator, without a cache
 	r       *Reconciler
 	cluster *cluster.Client
+	records *cluster.Records
 	index   *tenants.Index
 	judge   *judge
 	events  *events
@@ -259,7 +262,10 @@ func (w *world) start(change func(*Reconciler)) {
 	cfg.Wrap(w.asked.wrap)
 	key := plaintext.NewKey([]byte("key of the test"))
 	var err error
-	if w.cluster, err = cluster.New(ctx, cluster.Options{Config: cfg, Key: key}); err != nil {
+	if w.records, err = cluster.NewRecords(w.config, w.ns, logr.Discard()); err != nil {
+		w.Fatal(err)
+	}
+	if w.cluster, err = cluster.New(ctx, cluster.Options{Config: cfg, Key: key, Baselines: w.records}); err != nil {
 		w.Fatal(err)
 	}
 	mgr, err := ctrl.NewManager(w.config, ctrl.Options{
@@ -278,7 +284,7 @@ func (w *world) start(change func(*Reconciler)) {
 		Decrypter: func(Decryption) (pipeline.FileOpener, error) { return nil, errors.New("not in this test") },
 		Forget:    func(ns, name string) { w.cluster.Release(OwnerOf(ns, name)) },
 		Snapshot:  func() string { return "" },
-		Events:    w.events, Requeue: requeue,
+		Events:    w.events, Requeue: requeue, Memory: memoryOf{w.records},
 	}
 	if change != nil {
 		change(w.r)
@@ -296,6 +302,13 @@ func (w *world) start(change func(*Reconciler)) {
 	}()
 	go w.forward(ctx, w.r, w.cluster, requeue)
 	w.Cleanup(w.stop)
+}
+
+// memoryOf remembers runs as cmd/sealock does.
+type memoryOf struct{ *cluster.Records }
+
+func (m memoryOf) Remember(namespace, name, fingerprint string, grant tenants.Grant, policies string) {
+	m.Records.Remember(namespace, name, fingerprint, cluster.Judged{Tenant: grant.Tenant, Identity: grant.User, Policies: policies})
 }
 
 func (w *world) forward(ctx context.Context, r *Reconciler, from *cluster.Client, to chan<- types.NamespacedName) {
