@@ -92,7 +92,8 @@ type Request struct {
 	Health func(applied []manifest.ID) []manifest.ID
 	// Progress is told when a stage begins. It may be nil.
 	Progress func(stage fault.Stage, revision string)
-	// Record persists the inventory before the first write. An error stops the run.
+	// Record persists the inventory before the first write of an object; without a write it is not called. An error stops
+	// the run.
 	Record func(ctx context.Context, union []manifest.ID) error
 }
 
@@ -350,8 +351,10 @@ func (r *run) plan(ctx context.Context, set []manifest.Object, opened []opening)
 
 func (r *run) apply(ctx context.Context, plan manifest.Plan, opened []opening, res *Result) error {
 	r.enter(fault.StageApply)
-	if err := r.record(ctx, plan.Union, res); err != nil {
-		return err
+	if plan.Changed() {
+		if err := r.record(ctx, plan.Union, res); err != nil {
+			return err
+		}
 	}
 	changes, err := r.cluster.Apply(ctx, r.req.Grant, plan, func(ctx context.Context, stage int) error {
 		if stage != StageOwners {
@@ -389,6 +392,7 @@ func (r *run) writeSecrets(ctx context.Context, opened []opening, res *Result) e
 // prune deletes what left the set, and says what is there now.
 func (r *run) prune(ctx context.Context, plan manifest.Plan, res *Result) error {
 	res.Inventory, res.Applied = r.spared.inventory(plan, r.req.Inventory)
+	res.Untouched = false
 	if len(plan.Prune) == 0 {
 		return nil
 	}

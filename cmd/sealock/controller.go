@@ -46,6 +46,7 @@ type parts struct {
 	registry     *tenant.Registry
 	records      *cluster.Records
 	cluster      *cluster.Client
+	remotes      *cluster.Remotes
 	policies     *policies.Engine
 	ring         *sealing.KeyRing
 	sealed       *sealing.Opener
@@ -100,6 +101,7 @@ func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error)
 	if p.cluster, err = cluster.New(ctx, cluster.Options{Config: p.config, Key: p.key, Baselines: p.records}); err != nil {
 		return err
 	}
+	p.remotes = cluster.NewRemotes(ctx, cluster.Options{Key: p.key}, func(e cluster.Event) { p.disturbed(ctx, e) })
 	p.policies = policies.NewEngine(policies.Options{Key: p.key, Now: time.Now})
 	dir := p.options.cacheDir
 	if p.repositories, err = source.NewRepositories(filepath.Join(dir, "git"), p.key, source.DefaultLimits()); err != nil {
@@ -196,9 +198,15 @@ func (p *parts) addCommits(ctx context.Context) error {
 			return p.repositories.Open(ctx, namespace, name, revision)
 		},
 		Decrypter: newDecrypter,
+		Remote: func(_ context.Context, c kustomization.RemoteConfig) (pipeline.Cluster, error) {
+			return p.remotes.Get(c.ID, c.Config, c.User)
+		},
 		Forget: func(namespace, name string) {
 			p.cluster.Release(kustomization.OwnerOf(namespace, name))
+			p.remotes.Release(namespace, name)
 		},
+		Contested: p.cluster.View().Contested,
+		Memory:    p.records,
 		Snapshot: func() string {
 			if s := p.policies.Snapshot(); s != nil {
 				return s.ID()
@@ -207,7 +215,7 @@ func (p *parts) addCommits(ctx context.Context) error {
 		},
 		Events:  p.mgr.GetEventRecorderFor("kustomize-controller"), //nolint:staticcheck // as above
 		Requeue: p.requeue,
-		Memory:  runMemory{p.records},
+		Memory:  p.records,
 	}
 	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords} {
 		if err := p.mgr.Add(task); err != nil {
@@ -224,22 +232,9 @@ func (p *parts) watchObjects(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-p.cluster.View().Events():
-			key := types.NamespacedName{Namespace: e.OwnerNamespace, Name: e.OwnerName}
-			p.commits.Disturbed(key, e.Kind != cluster.Health)
-			select {
-			case p.requeue <- key:
-			case <-ctx.Done():
-				return nil
-			}
+			p.disturbed(ctx, e)
 		}
 	}
-}
-
-// runMemory remembers the runs of Kustomizations.
-type runMemory struct{ *cluster.Records }
-
-func (m runMemory) Remember(namespace, name, fingerprint string, grant tenants.Grant, policies string) {
-	m.Records.Remember(namespace, name, fingerprint, cluster.Judged{Tenant: grant.Tenant, Identity: grant.User, Policies: policies})
 }
 
 // dropRecords drops what is remembered of Kustomizations that went while nobody looked.
@@ -264,6 +259,15 @@ func (p *parts) dropRecords(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (p *parts) disturbed(ctx context.Context, e cluster.Event) {
+	key := types.NamespacedName{Namespace: e.OwnerNamespace, Name: e.OwnerName}
+	p.commits.Disturbed(key, e.Kind == cluster.Drifted || e.Kind == cluster.Gone)
+	select {
+	case p.requeue <- key:
+	case <-ctx.Done():
+	}
 }
 
 // newDecrypter makes the opener of SOPS files of one Kustomization.

@@ -66,7 +66,7 @@ func (r *Reconciler) deleteOwned(ctx context.Context, ks *kustomizev1.Kustomizat
 	if err := r.APIReader.Get(ctx, client.ObjectKeyFromObject(ks), current); err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
-	grant, err := r.Tenants().Grant(refOf(ks), ks.Spec.ServiceAccountName)
+	grant, err := r.identity(ks)
 	if err != nil {
 		return false, err
 	}

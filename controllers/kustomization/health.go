@@ -17,10 +17,6 @@ import (
 	"sealock.dev/sealock/pipeline"
 )
 
-// foreignLook is how often an object is asked for that is waited for and that this Kustomization did not apply: the live
-// view knows nothing of it.
-const foreignLook = 5 * time.Second
-
 // healthTargets returns the objects to wait for: all of them with wait, else those that healthChecks names.
 func healthTargets(ks *kustomizev1.Kustomization, applied []manifest.ID) []manifest.ID {
 	self := refOf(ks)
@@ -84,9 +80,6 @@ func (r *Reconciler) judgeHealth(ctx context.Context, ks *kustomizev1.Kustomizat
 		return r.unhealthy(ctx, ks, m, in, res, fmt.Sprintf("health check failed after %s: timeout waiting for: [%s]", waited.Round(time.Second), join(res.Unready)))
 	}
 	next := timeout - waited + time.Second
-	if foreign(ks, res) {
-		next = min(next, foreignLook)
-	}
 	if was || m.rolling {
 		m.rolling = true // a workload that rolls is not unready before the timeout
 		return ctrl.Result{RequeueAfter: next}, r.patchStatus(ctx, ks, func(*kustomizev1.KustomizationStatus) {})
@@ -101,28 +94,6 @@ func (r *Reconciler) judgeHealth(ctx context.Context, ks *kustomizev1.Kustomizat
 		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
 	})
 	return ctrl.Result{RequeueAfter: next}, err
-}
-
-// foreign reports whether something is waited for that this Kustomization did not apply.
-func foreign(ks *kustomizev1.Kustomization, res pipeline.Result) bool {
-	if ks.Spec.Wait && ks.Spec.KubeConfig == nil {
-		return false
-	}
-	ours := map[string]bool{}
-	for _, id := range res.Inventory {
-		ours[id.String()] = true
-	}
-	if res.Untouched && ks.Status.Inventory != nil {
-		for _, e := range ks.Status.Inventory.Entries {
-			ours[e.ID] = true
-		}
-	}
-	for _, u := range res.Unready {
-		if !ours[u.ID.String()] || ks.Spec.KubeConfig != nil {
-			return true
-		}
-	}
-	return false
 }
 
 func split(list []manifest.Unready) (failing, progressing []manifest.Unready) {
@@ -158,7 +129,7 @@ func (r *Reconciler) unhealthy(ctx context.Context, ks *kustomizev1.Kustomizatio
 		if first { // the message holds a duration; it is kept so that a look without news writes nothing
 			set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionFalse, fluxmeta.HealthCheckFailedReason, message)
 			set(s, ks.Generation, fluxmeta.HealthyCondition, metav1.ConditionFalse, fluxmeta.HealthCheckFailedReason, message)
-			m.history(s, fluxmeta.HealthCheckFailedReason, in.about())
+			m.history(s, res.Digest, fluxmeta.HealthCheckFailedReason, in.about())
 		}
 		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
 		set(s, ks.Generation, fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingWithRetryReason, progress(in.revision))
@@ -180,13 +151,14 @@ func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomizatio
 		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.ReconcilingCondition)
 		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
 		set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionTrue, fluxmeta.ReconciliationSucceededReason, "Applied revision: "+in.revision)
+		r.contested(ks, s)
 		if len(m.waitFor) == 0 {
 			meta.RemoveStatusCondition(&s.Conditions, fluxmeta.HealthyCondition)
 		} else if passed {
 			set(s, ks.Generation, fluxmeta.HealthyCondition, metav1.ConditionTrue, fluxmeta.SucceededReason, "Health check passed in "+waited.Round(time.Millisecond).String())
 		}
 		if news {
-			m.history(s, fluxmeta.ReconciliationSucceededReason, in.about())
+			m.history(s, res.Digest, fluxmeta.ReconciliationSucceededReason, in.about())
 		}
 	})
 	next := jitter(ks.GetRequeueAfter())

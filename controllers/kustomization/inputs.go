@@ -26,6 +26,7 @@ import (
 type inputs struct {
 	grant       tenants.Grant
 	cluster     pipeline.Cluster
+	target      string // identifies a remote cluster
 	revision    string
 	origin      string // the revision that the artifact was made from, when it says so
 	open        func(ctx context.Context) (fs.FS, error)
@@ -42,7 +43,7 @@ func (r *Reconciler) inputs(ctx context.Context, ks *kustomizev1.Kustomization, 
 	if err := r.configuration(ks, m); err != nil {
 		return in, err
 	}
-	grant, err := r.Tenants().Grant(refOf(ks), ks.Spec.ServiceAccountName)
+	grant, err := r.identity(ks)
 	if err != nil {
 		return in, err
 	}
@@ -133,15 +134,9 @@ func (r *Reconciler) decryption(ctx context.Context, ks *kustomizev1.Kustomizati
 // about names the revisions of a run.
 func (in inputs) about() revisions { return revisions{in.revision, in.origin} }
 
-// target finds the cluster that the Kustomization is for.
-func (r *Reconciler) target(_ context.Context, _ *kustomizev1.Kustomization, in *inputs) error {
-	in.cluster = r.Engine.Cluster
-	return nil
-}
-
 // fingerprint identifies, under the key of the installation, all inputs of a run but the revision.
 func (r *Reconciler) fingerprint(ks *kustomizev1.Kustomization, in inputs, keys map[string]plaintext.Value, vars []render.Variables) string {
-	parts := [][]byte{[]byte(ks.UID), []byte(fmt.Sprint(ks.Generation)), []byte(ks.Annotations[onError]), []byte(in.grant.User), []byte(r.Snapshot())}
+	parts := [][]byte{[]byte(ks.UID), []byte(fmt.Sprint(ks.Generation)), []byte(ks.Annotations[onError]), []byte(in.target), []byte(in.grant.User), []byte(r.Snapshot())}
 	secrets := []map[string]plaintext.Value{keys}
 	public := []any{in.grant.Facts(), in.grant.Recipients()}
 	for _, v := range vars {

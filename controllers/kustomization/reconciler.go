@@ -87,6 +87,12 @@ type Reconciler struct {
 	// Requeue brings objects that must be looked at although they did not change.
 	Requeue <-chan types.NamespacedName
 
+	// Contested returns the objects that somebody else keeps changing, each with the field manager. It may be nil.
+	Contested func(namespace, name string) map[manifest.ID]string
+	// Remote returns the client of another cluster. nil: none is served.
+	Remote func(ctx context.Context, config RemoteConfig) (pipeline.Cluster, error)
+	// InsecureRemoteTLS lets a kubeconfig switch off the verification of its server, or use plain HTTP.
+	InsecureRemoteTLS bool
 	// Memory outlives the process. nil: everything is run once after a start.
 	Memory Memory
 
@@ -122,15 +128,15 @@ type memory struct {
 }
 
 // history notes how an attempt ended. A build that failed has no digest, and leaves no trace.
-func (m *memory) history(s *kustomizev1.KustomizationStatus, status string, about revisions) {
-	if m.digest == "" {
+func (m *memory) history(s *kustomizev1.KustomizationStatus, digest, status string, about revisions) {
+	if digest == "" {
 		return
 	}
 	metadata := map[string]string{"revision": about.revision}
 	if about.origin != "" {
 		metadata["originRevision"] = about.origin
 	}
-	s.History.Upsert(m.digest, time.Now(), time.Since(m.started).Round(time.Millisecond), status, metadata)
+	s.History.Upsert(digest, time.Now(), time.Since(m.started).Round(time.Millisecond), status, metadata)
 }
 
 func (r *Reconciler) remember(key types.NamespacedName) *memory {
@@ -243,9 +249,7 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 	}
 	m.fingerprint, m.revision, m.ranAt = in.fingerprint, in.revision, time.Now()
 	r.keep(m, in.reads.done())
-	if r.Memory != nil {
-		r.Memory.Remember(ks.Namespace, ks.Name, r.kept(in.fingerprint, res.Inventory), in.grant, r.Snapshot())
-	}
+	r.through(ks, in, res.Inventory)
 	return r.applied(ctx, ks, m, in, res)
 }
 
@@ -284,10 +288,16 @@ func (r *Reconciler) run(ctx context.Context, ks *kustomizev1.Kustomization, in 
 			log.Info("stage", "stage", string(stage), "revision", revision)
 		},
 		Record: func(ctx context.Context, union []manifest.ID) error {
+			r.begun(ks, in)
 			return r.recordInventory(ctx, ks, in, union)
 		},
 	}
-	return r.Engine.Run(ctx, request)
+	engine := *r.Engine
+	if ks.Spec.KubeConfig != nil {
+		// SealedSecrets and ExternalSecrets for another cluster are opened there, with its keys and its identities.
+		engine.Openers = nil
+	}
+	return engine.Run(ctx, request)
 }
 
 func refOf(ks *kustomizev1.Kustomization) fault.Ref {

@@ -9,15 +9,15 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	"sealock.dev/sealock/cluster"
 	"sealock.dev/sealock/manifest"
-	"sealock.dev/sealock/tenants"
 )
 
 // Memory outlives the process. It keeps, for each Kustomization, a keyed digest of what the last whole run depended on.
 type Memory interface {
 	// Recall returns "" when there is none.
 	Recall(ctx context.Context, namespace, name string) (fingerprint string, err error)
-	Remember(namespace, name, fingerprint string, grant tenants.Grant, policies string)
+	Remember(namespace, name, fingerprint string, judged cluster.Judged)
 }
 
 // kept is what is remembered of a run: its inputs, and the inventory that it left. With another inventory the run was not
@@ -28,6 +28,19 @@ func (r *Reconciler) kept(fingerprint string, inventory []manifest.ID) string {
 		parts = append(parts, []byte(id.String()))
 	}
 	return r.Engine.Key.Digest(parts...)
+}
+
+// begun notes that something is about to be written, through that all of it was.
+func (r *Reconciler) begun(ks *kustomizev1.Kustomization, in inputs) { r.note(ks, in, "") }
+
+func (r *Reconciler) through(ks *kustomizev1.Kustomization, in inputs, inventory []manifest.ID) {
+	r.note(ks, in, r.kept(in.fingerprint, inventory))
+}
+
+func (r *Reconciler) note(ks *kustomizev1.Kustomization, in inputs, kept string) {
+	if r.Memory != nil {
+		r.Memory.Remember(ks.Namespace, ks.Name, kept, cluster.Judged{Tenant: in.grant.Tenant, Identity: in.grant.User, Policies: r.Snapshot()})
+	}
 }
 
 // intact reports whether everything that was applied is live as it was, by the live view alone.
@@ -41,7 +54,7 @@ func (r *Reconciler) intact(ctx context.Context, ks *kustomizev1.Kustomization, 
 }
 
 // recall spares the first run after a restart: nothing that it would depend on has changed since a run that got through
-// at this revision, and what changed in the cluster meanwhile arrives as an event. What was skipped on purpose then is
+// at this revision, and neither has what it applied. What was skipped on purpose then is
 // not known, so that health is assumed, and a doubt about it leads to a run.
 func (r *Reconciler) recall(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs) {
 	if r.Memory == nil || ks.Spec.KubeConfig != nil {

@@ -1,6 +1,10 @@
 package kustomization
 
-import "testing"
+import (
+	"testing"
+
+	"sealock.dev/sealock/cluster"
+)
 
 // asks asks for a run and returns when it is echoed.
 func (w *world) asks(name, token string) {
@@ -55,11 +59,6 @@ func TestARecordOfAnOlderRunIsNotTrusted(t *testing.T) {
 	w.sync("app")
 	w.ready("app", "main@sha1:1")
 	w.records.Flush(t.Context())
-	ks := w.get("app")
-	grant, err := w.index.Grant(refOf(ks), "")
-	if err != nil {
-		t.Fatal(err)
-	}
 	fingerprint, err := w.records.Recall(t.Context(), w.ns, "app")
 	if err != nil || fingerprint == "" {
 		t.Fatalf("%q %v", fingerprint, err)
@@ -68,7 +67,7 @@ func TestARecordOfAnOlderRunIsNotTrusted(t *testing.T) {
 	w.ready("app", "main@sha1:2")
 	w.stop()
 	// The process was killed before the second run was persisted, and Git went back meanwhile.
-	memoryOf{w.records}.Remember(w.ns, "app", fingerprint, grant, "")
+	w.records.Remember(w.ns, "app", fingerprint, cluster.Judged{})
 	w.records.Flush(t.Context())
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
 	w.start(nil)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -25,6 +27,7 @@ const (
 	accessDenied     = "AccessDenied"
 	policyDenied     = "PolicyDenied"
 	unsupportedField = "UnsupportedField"
+	contested        = "Contested" // also the type of the condition
 )
 
 // patchStatus changes the status with fn, echoes a reconcile request, and writes only if anything changed.
@@ -63,6 +66,25 @@ func order(list []metav1.Condition) {
 
 func set(s *kustomizev1.KustomizationStatus, generation int64, typ string, status metav1.ConditionStatus, reason, message string) {
 	meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: typ, Status: status, Reason: reason, Message: bounded(message, messageBytes), ObservedGeneration: generation})
+}
+
+// contested says which objects somebody else keeps changing: they are left to the interval.
+func (r *Reconciler) contested(ks *kustomizev1.Kustomization, s *kustomizev1.KustomizationStatus) {
+	var lines []string
+	if r.Contested != nil {
+		for id, by := range r.Contested(ks.Namespace, ks.Name) {
+			if by == "" {
+				by = "somebody"
+			}
+			lines = append(lines, fmt.Sprintf("%s is taken back by %s", id.Ref(), by))
+		}
+	}
+	if len(lines) == 0 {
+		meta.RemoveStatusCondition(&s.Conditions, contested)
+		return
+	}
+	slices.Sort(lines)
+	set(s, ks.Generation, contested, metav1.ConditionTrue, contested, strings.Join(lines, "\n")+"\nit is repaired at the interval only; leave the field out of the manifest, or list it in spec.ignore")
 }
 
 func (r *Reconciler) keepInventory(s *kustomizev1.KustomizationStatus, res pipeline.Result) {
@@ -154,7 +176,7 @@ func (r *Reconciler) failed(ctx context.Context, ks *kustomizev1.Kustomization, 
 		}
 		r.keepInventory(s, res)
 		if recorded(v.reason) {
-			m.history(s, v.reason, in.about())
+			m.history(s, res.Digest, v.reason, in.about())
 		}
 		set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionFalse, v.reason, message)
 		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)

@@ -127,6 +127,9 @@ func referenceKeys(o client.Object) []string {
 	if d := ks.Spec.Decryption; d != nil && d.SecretRef != nil {
 		out = append(out, "Secret/"+ks.Namespace+"/"+d.SecretRef.Name)
 	}
+	if k := ks.Spec.KubeConfig; k != nil && k.SecretRef != nil {
+		out = append(out, "Secret/"+ks.Namespace+"/"+k.SecretRef.Name)
+	}
 	if p := ks.Spec.PostBuild; p != nil {
 		for _, ref := range p.SubstituteFrom {
 			out = append(out, ref.Kind+"/"+ks.Namespace+"/"+ref.Name)

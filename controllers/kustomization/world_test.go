@@ -284,7 +284,7 @@ func (w *world) start(change func(*Reconciler)) {
 		Decrypter: func(Decryption) (pipeline.FileOpener, error) { return nil, errors.New("not in this test") },
 		Forget:    func(ns, name string) { w.cluster.Release(OwnerOf(ns, name)) },
 		Snapshot:  func() string { return "" },
-		Events:    w.events, Requeue: requeue, Memory: memoryOf{w.records},
+		Events:    w.events, Requeue: requeue, Memory: w.records,
 	}
 	if change != nil {
 		change(w.r)
@@ -302,13 +302,6 @@ func (w *world) start(change func(*Reconciler)) {
 	}()
 	go w.forward(ctx, w.r, w.cluster, requeue)
 	w.Cleanup(w.stop)
-}
-
-// memoryOf remembers runs as cmd/sealock does.
-type memoryOf struct{ *cluster.Records }
-
-func (m memoryOf) Remember(namespace, name, fingerprint string, grant tenants.Grant, policies string) {
-	m.Records.Remember(namespace, name, fingerprint, cluster.Judged{Tenant: grant.Tenant, Identity: grant.User, Policies: policies})
 }
 
 func (w *world) forward(ctx context.Context, r *Reconciler, from *cluster.Client, to chan<- types.NamespacedName) {
