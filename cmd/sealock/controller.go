@@ -215,7 +215,6 @@ func (p *parts) addCommits(ctx context.Context) error {
 		},
 		Events:  p.mgr.GetEventRecorderFor("kustomize-controller"), //nolint:staticcheck // as above
 		Requeue: p.requeue,
-		Memory:  p.records,
 	}
 	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords} {
 		if err := p.mgr.Add(task); err != nil {

@@ -1,75 +1,62 @@
 package kustomization
 
 import (
+	"slices"
+	"strings"
 	"testing"
-
-	"sealock.dev/sealock/cluster"
 )
 
-// asks asks for a run and returns when it is echoed.
-func (w *world) asks(name, token string) {
-	w.Helper()
-	w.request(name, token)
-	w.until("the request of "+name+" is handled", func() bool { return w.get(name).Status.LastHandledReconcileAt == token })
-}
+// TestARestartWithNothingChangedCostsNothing: no build, no request for an object, no event; what changes afterwards is
+// repaired as before.
+func TestARestartWithNothingChangedCostsNothing(t *testing.T) {
+	o := options{records: true}
+	w := newWorld(t, o)
+	w.create(labelled(w, "vars", map[string]string{"v": "1"}))
+	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "v${v}"), "b.yaml": w.configMapYAML("b", "1")})
+	w.sync("app", "wait: true", "postBuild: {substituteFrom: [{kind: ConfigMap, name: vars}]}")
+	before := w.ready("app", "main@sha1:1")
 
-// DESIGN.md, promise 4: a reconcile in which nothing changed asks the API server nothing, and a restart neither.
-func TestNothingChangedCostsNothing(t *testing.T) {
-	w := newWorld(t, options{})
-	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1"), "b.yaml": w.configMapYAML("b", "1")})
-	w.sync("app", "wait: true")
-	w.ready("app", "main@sha1:1")
-	w.asked.take()
-	builds := w.judge.builds()
-
-	w.asks("app", "once")
-	if asked := w.asked.take(); len(asked) > 0 || w.judge.builds() != builds {
-		t.Errorf("a request: %d builds, asked %v", w.judge.builds()-builds, asked)
+	restart := func(meanwhile func()) (builds int) {
+		t.Helper()
+		w.stop()
+		was, told := w.judge.builds(), len(w.events.of("app", ""))
+		if meanwhile != nil {
+			meanwhile()
+		}
+		w.asked.take()
+		w.start(o)
+		w.until("it is looked at", func() bool { return w.looks.Load() > 0 })
+		if meanwhile == nil && len(w.events.of("app", "")) != told {
+			t.Errorf("events: %+v", w.events.of("app", "")[told:])
+		}
+		return w.judge.builds() - was
 	}
-	if e := w.events.of("app", "ReconciliationSucceeded"); len(e) < 2 {
-		t.Errorf("whoever asked is not told: %v", e)
+	if n := restart(nil); n != 0 {
+		t.Errorf("%d builds", n)
 	}
-
-	w.records.Flush(t.Context())
-	w.stop()
-	w.start(nil)
-	w.asks("app", "after the restart")
-	if asked := w.asked.take(); len(asked) > 0 || w.judge.builds() != builds {
-		t.Errorf("a restart: %d builds, asked %v", w.judge.builds()-builds, asked)
+	if asked := slices.DeleteFunc(w.asked.take(), func(s string) bool { return strings.Contains(s, "/customresourcedefinitions") }); len(asked) != 0 {
+		t.Errorf("requests for objects: %v", asked)
 	}
-
-	// What changed while nobody ran is repaired.
-	w.records.Flush(t.Context())
-	w.stop()
-	if err := w.kube.Delete(t.Context(), w.configMap("b")); err != nil {
-		t.Fatal(err)
+	if now := w.get("app"); now.ResourceVersion != before.ResourceVersion {
+		t.Errorf("the Kustomization was written: %+v", now.Status)
 	}
 	w.update("a", map[string]string{"value": "by hand"})
-	w.start(nil)
-	w.until("both are repaired", func() bool {
-		a, b := w.configMap("a"), w.configMap("b")
-		return b != nil && a.Data["value"] == "1"
-	})
-}
-
-// What a later run left is not taken for what an older one did: the inventory is part of what is remembered.
-func TestARecordOfAnOlderRunIsNotTrusted(t *testing.T) {
-	w := newWorld(t, options{})
-	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
-	w.sync("app")
+	w.until("the edit is undone", func() bool { return w.configMap("a").Data["value"] == "v1" })
 	w.ready("app", "main@sha1:1")
-	w.records.Flush(t.Context())
-	fingerprint, err := w.records.Recall(t.Context(), w.ns, "app")
-	if err != nil || fingerprint == "" {
-		t.Fatalf("%q %v", fingerprint, err)
+
+	for name, meanwhile := range map[string]func(){
+		"drift":      func() { w.update("b", map[string]string{"value": "by hand"}) },
+		"a variable": func() { w.update("vars", map[string]string{"v": "2"}) },
+		"a commit": func() {
+			w.source("app", "main@sha1:2", map[string]string{"a.yaml": w.configMapYAML("a", "v${v}"), "b.yaml": w.configMapYAML("b", "3")})
+		},
+	} {
+		if n := restart(meanwhile); n == 0 {
+			t.Errorf("%s while nobody looked: no build", name)
+		}
+		w.until("it is ready again", func() bool { return condition(w.get("app"), "Ready").Status == "True" })
 	}
-	w.source("app", "main@sha1:2", map[string]string{"a.yaml": w.configMapYAML("a", "1"), "b.yaml": w.configMapYAML("b", "1")})
-	w.ready("app", "main@sha1:2")
-	w.stop()
-	// The process was killed before the second run was persisted, and Git went back meanwhile.
-	w.records.Remember(w.ns, "app", fingerprint, cluster.Judged{})
-	w.records.Flush(t.Context())
-	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
-	w.start(nil)
-	w.until("what only the second run had is pruned", func() bool { return w.configMap("b") == nil })
+	if a, b := w.configMap("a"), w.configMap("b"); a.Data["value"] != "v2" || b.Data["value"] != "3" {
+		t.Errorf("%v %v", a.Data, b.Data)
+	}
 }

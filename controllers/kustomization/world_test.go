@@ -8,15 +8,15 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
 
-	"github.com/go-logr/logr"
-
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,7 +24,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -52,13 +51,13 @@ type world struct {
 	kube    client.Client // administrator, without a cache
 	r       *Reconciler
 	cluster *cluster.Client
-	records *cluster.Records
 	index   *tenants.Index
 	judge   *judge
 	events  *events
 	asked   *asked
 	config  *rest.Config
 	stop    context.CancelFunc
+	looks   *atomic.Int64 // how often a Kustomization was found in order since start
 
 	mu    sync.Mutex
 	trees map[string]fs.FS // by revision
@@ -66,8 +65,10 @@ type world struct {
 
 // options change what newWorld makes.
 type options struct {
-	tenant bool // the namespace belongs to a tenant with the right to do everything in it
-	change func(*Reconciler)
+	tenant  bool // the namespace belongs to a tenant
+	bare    bool // who has no right to anything
+	records bool // what was applied is remembered beyond a restart
+	change  func(*Reconciler)
 }
 
 // judge denies what deny says, and counts: it is asked once a build.
@@ -211,7 +212,7 @@ func newWorld(t *testing.T, o options) *world {
 		t.Fatal(err)
 	}
 	w.index = w.tenancy(o)
-	w.start(o.change)
+	w.start(o)
 	return w
 }
 
@@ -238,7 +239,9 @@ func (w *world) tenancy(o options) *tenants.Index {
 	tenant := v1alpha1.Tenant{ObjectMeta: metav1.ObjectMeta{Name: w.ns}}
 	tenant.Spec.Namespaces = []v1alpha1.TenantNamespace{{Name: w.ns}}
 	tenant.Spec.ServiceAccounts = []string{"reconciler"}
-	w.bind("tenant-"+w.ns, tenants.User(w.ns))
+	if !o.bare {
+		w.bind("tenant-"+w.ns, tenants.User(w.ns))
+	}
 	return tenants.NewIndex([]v1alpha1.Tenant{tenant}, settings)
 }
 
@@ -255,17 +258,19 @@ func (w *world) bind(name, user string) {
 }
 
 // start runs a controller; a second one after stop is what a restart is.
-func (w *world) start(change func(*Reconciler)) {
+func (w *world) start(o options) {
 	w.Helper()
 	ctx, cancel := context.WithCancel(w.Context())
 	cfg := rest.CopyConfig(w.config)
 	cfg.Wrap(w.asked.wrap)
 	key := plaintext.NewKey([]byte("key of the test"))
-	var err error
-	if w.records, err = cluster.NewRecords(w.config, w.ns, logr.Discard()); err != nil {
-		w.Fatal(err)
+	records, written := w.records(ctx, o)
+	opts := cluster.Options{Config: cfg, Key: key}
+	if records != nil {
+		opts.Baselines = records
 	}
-	if w.cluster, err = cluster.New(ctx, cluster.Options{Config: cfg, Key: key, Baselines: w.records}); err != nil {
+	var err error
+	if w.cluster, err = cluster.New(ctx, opts); err != nil {
 		w.Fatal(err)
 	}
 	mgr, err := ctrl.NewManager(w.config, ctrl.Options{
@@ -277,23 +282,33 @@ func (w *world) start(change func(*Reconciler)) {
 		w.Fatal(err)
 	}
 	requeue := make(chan types.NamespacedName, 64)
+	looks := &atomic.Int64{}
+	w.looks = looks
 	w.r = &Reconciler{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Tenants: func() *tenants.Index { return w.index }, Data: data{w.kube},
+		Contested: func(string, string) map[manifest.ID]string { looks.Add(1); return nil },
+		Client:    mgr.GetClient(), APIReader: mgr.GetAPIReader(), Tenants: func() *tenants.Index { return w.index }, Data: data{w.kube},
 		Engine:    &pipeline.Engine{Judge: w.judge, Cluster: w.cluster, Key: key},
 		Tree:      w.tree,
 		Decrypter: func(Decryption) (pipeline.FileOpener, error) { return nil, errors.New("not in this test") },
 		Forget:    func(ns, name string) { w.cluster.Release(OwnerOf(ns, name)) },
 		Snapshot:  func() string { return "" },
-		Events:    w.events, Requeue: requeue, Memory: w.records,
+		Events:    w.events, Requeue: requeue,
 	}
-	if change != nil {
-		change(w.r)
+	if records != nil {
+		w.r.Memory = records
+	}
+	remotes := cluster.NewRemotes(ctx, cluster.Options{Key: key}, func(e cluster.Event) { w.disturbed(ctx, w.r, e, requeue) })
+	w.r.Remote = func(_ context.Context, c RemoteConfig) (pipeline.Cluster, error) {
+		return remotes.Get(c.ID, c.Config, c.User)
+	}
+	if o.change != nil {
+		o.change(w.r)
 	}
 	if err := w.r.SetupWithManager(ctx, mgr, 2); err != nil {
 		w.Fatal(err)
 	}
 	done := make(chan struct{})
-	w.stop = func() { cancel(); <-done }
+	w.stop = func() { cancel(); <-done; <-written }
 	go func() {
 		defer close(done)
 		if err := mgr.Start(ctx); err != nil {
@@ -310,15 +325,37 @@ func (w *world) forward(ctx context.Context, r *Reconciler, from *cluster.Client
 		case <-ctx.Done():
 			return
 		case e := <-from.View().Events():
-			key := types.NamespacedName{Namespace: e.OwnerNamespace, Name: e.OwnerName}
-			r.Disturbed(key, e.Kind != cluster.Health)
-			select {
-			case to <- key:
-			case <-ctx.Done():
-				return
-			}
+			w.disturbed(ctx, r, e, to)
 		}
 	}
+}
+
+func (w *world) disturbed(ctx context.Context, r *Reconciler, e cluster.Event, to chan<- types.NamespacedName) {
+	key := types.NamespacedName{Namespace: e.OwnerNamespace, Name: e.OwnerName}
+	r.Disturbed(key, e.Kind == cluster.Drifted || e.Kind == cluster.Gone)
+	select {
+	case to <- key:
+	case <-ctx.Done():
+	}
+}
+
+// records keeps what was applied in the world's namespace. The channel closes when the last of it is written.
+func (w *world) records(ctx context.Context, o options) (*cluster.Records, <-chan struct{}) {
+	w.Helper()
+	written := make(chan struct{})
+	if !o.records {
+		close(written)
+		return nil, written
+	}
+	records, err := cluster.NewRecords(w.config, w.ns, logr.Discard())
+	if err != nil {
+		w.Fatal(err)
+	}
+	go func() {
+		defer close(written)
+		_ = records.Run(ctx)
+	}()
+	return records, written
 }
 
 func (w *world) tree(_ context.Context, _, _, revision string) (fs.FS, error) {
@@ -394,99 +431,4 @@ func (w *world) sync(name string, lines ...string) {
 	if err := w.kube.Create(w.Context(), ks); err != nil {
 		w.Fatal(err)
 	}
-}
-
-func (w *world) get(name string) *kustomizev1.Kustomization {
-	w.Helper()
-	ks := &kustomizev1.Kustomization{}
-	if err := w.kube.Get(w.Context(), types.NamespacedName{Namespace: w.ns, Name: name}, ks); err != nil {
-		w.Fatal(err)
-	}
-	return ks
-}
-
-func (w *world) edit(name string, change func(*kustomizev1.Kustomization)) {
-	w.Helper()
-	ks := w.get(name)
-	before := ks.DeepCopy()
-	change(ks)
-	if err := w.kube.Patch(w.Context(), ks, client.MergeFrom(before)); err != nil {
-		w.Fatal(err)
-	}
-}
-
-func (w *world) until(what string, ok func() bool) {
-	w.Helper()
-	err := wait.PollUntilContextTimeout(w.Context(), 20*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) { return ok(), nil })
-	if err != nil {
-		w.Fatalf("waited in vain: %s", what)
-	}
-}
-
-// ready waits until the Kustomization is Ready at the revision and has seen its newest generation.
-func (w *world) ready(name, revision string) *kustomizev1.Kustomization {
-	w.Helper()
-	var ks *kustomizev1.Kustomization
-	ok := func() bool {
-		ks = w.get(name)
-		return meta.IsStatusConditionTrue(ks.Status.Conditions, "Ready") && ks.Status.LastAppliedRevision == revision && ks.Status.ObservedGeneration == ks.Generation
-	}
-	err := wait.PollUntilContextTimeout(w.Context(), 20*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) { return ok(), nil })
-	if err != nil {
-		w.Fatalf("%s is not ready at %s: %+v", name, revision, ks.Status.Conditions)
-	}
-	return ks
-}
-
-// failed waits until Ready is False for the reason, for the revision when there is one, and returns the message.
-func (w *world) failed(name, reason, revision string) string {
-	w.Helper()
-	var ks *kustomizev1.Kustomization
-	message := ""
-	ok := func() bool {
-		ks = w.get(name)
-		c := meta.FindStatusCondition(ks.Status.Conditions, "Ready")
-		if c == nil || c.Status != metav1.ConditionFalse || c.Reason != reason || revision != "" && ks.Status.LastAttemptedRevision != revision {
-			return false
-		}
-		message = c.Message
-		return c.ObservedGeneration == ks.Generation
-	}
-	err := wait.PollUntilContextTimeout(w.Context(), 20*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) { return ok(), nil })
-	if err != nil {
-		w.Fatalf("%s does not fail with %s: %+v", name, reason, ks.Status.Conditions)
-	}
-	return message
-}
-
-func (w *world) configMap(name string) *corev1.ConfigMap {
-	w.Helper()
-	c := &corev1.ConfigMap{}
-	err := w.kube.Get(w.Context(), types.NamespacedName{Namespace: w.ns, Name: name}, c)
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		w.Fatal(err)
-	}
-	return c
-}
-
-func (w *world) create(o client.Object) {
-	w.Helper()
-	if err := w.kube.Create(w.Context(), o); err != nil {
-		w.Fatal(err)
-	}
-}
-
-// configMapYAML is a ConfigMap in the namespace of the Kustomization's grant.
-func (w *world) configMapYAML(name, value string) string {
-	return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: %s}\ndata: {value: %q}\n", name, w.ns, value)
-}
-
-func condition(ks *kustomizev1.Kustomization, typ string) metav1.Condition {
-	if c := meta.FindStatusCondition(ks.Status.Conditions, typ); c != nil {
-		return *c
-	}
-	return metav1.Condition{}
 }

@@ -1,0 +1,73 @@
+package kustomization
+
+import (
+	"testing"
+
+	"sealock.dev/sealock/cluster"
+)
+
+// asks asks for a run and returns when it is echoed.
+func (w *world) asks(name, token string) {
+	w.Helper()
+	w.request(name, token)
+	w.until("the request of "+name+" is handled", func() bool { return w.get(name).Status.LastHandledReconcileAt == token })
+}
+
+// DESIGN.md, promise 4: a reconcile in which nothing changed asks the API server nothing, and a restart neither.
+func TestNothingChangedCostsNothing(t *testing.T) {
+	w := newWorld(t, options{records: true})
+	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1"), "b.yaml": w.configMapYAML("b", "1")})
+	w.sync("app", "wait: true")
+	w.ready("app", "main@sha1:1")
+	w.asked.take()
+	builds := w.judge.builds()
+
+	w.asks("app", "once")
+	if asked := w.asked.take(); len(asked) > 0 || w.judge.builds() != builds {
+		t.Errorf("a request: %d builds, asked %v", w.judge.builds()-builds, asked)
+	}
+	if e := w.events.of("app", "ReconciliationSucceeded"); len(e) < 2 {
+		t.Errorf("whoever asked is not told: %v", e)
+	}
+
+	w.stop()
+	w.start(options{records: true})
+	w.asks("app", "after the restart")
+	if asked := w.asked.take(); len(asked) > 0 || w.judge.builds() != builds {
+		t.Errorf("a restart: %d builds, asked %v", w.judge.builds()-builds, asked)
+	}
+
+	// What changed while nobody ran is repaired.
+	w.stop()
+	if err := w.kube.Delete(t.Context(), w.configMap("b")); err != nil {
+		t.Fatal(err)
+	}
+	w.update("a", map[string]string{"value": "by hand"})
+	w.start(options{records: true})
+	w.until("both are repaired", func() bool {
+		a, b := w.configMap("a"), w.configMap("b")
+		return b != nil && a.Data["value"] == "1"
+	})
+}
+
+// What a later run left is not taken for what an older one did: the inventory is part of what is remembered.
+func TestARecordOfAnOlderRunIsNotTrusted(t *testing.T) {
+	w := newWorld(t, options{records: true})
+	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
+	w.sync("app")
+	w.ready("app", "main@sha1:1")
+	records := w.r.Memory.(*cluster.Records)
+	fingerprint, err := records.Recall(t.Context(), w.ns, "app")
+	if err != nil || fingerprint == "" {
+		t.Fatalf("%q %v", fingerprint, err)
+	}
+	w.source("app", "main@sha1:2", map[string]string{"a.yaml": w.configMapYAML("a", "1"), "b.yaml": w.configMapYAML("b", "1")})
+	w.ready("app", "main@sha1:2")
+	w.stop()
+	// The process was killed before the second run was persisted, and Git went back meanwhile.
+	records.Remember(w.ns, "app", fingerprint, cluster.Judged{})
+	records.Flush(t.Context())
+	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
+	w.start(options{records: true})
+	w.until("what only the second run had is pruned", func() bool { return w.configMap("b") == nil })
+}
