@@ -40,6 +40,13 @@ type kinds struct {
 
 	mu      sync.Mutex
 	learned time.Time
+	found   map[askedKind]kindInfo // the mapper allocates kilobytes for each answer
+}
+
+// askedKind is what find is asked.
+type askedKind struct {
+	gvk        schema.GroupVersionKind
+	anyVersion bool
 }
 
 func newKinds(config *rest.Config, httpClient *http.Client) (*kinds, error) {
@@ -48,7 +55,7 @@ func newKinds(config *rest.Config, httpClient *http.Client) (*kinds, error) {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	cached := memory.NewMemCacheClientWithContext(client)
-	return &kinds{cached: cached, mapper: restmapper.NewDeferredDiscoveryRESTMapperWithContext(cached)}, nil
+	return &kinds{cached: cached, mapper: restmapper.NewDeferredDiscoveryRESTMapperWithContext(cached), found: map[askedKind]kindInfo{}}, nil
 }
 
 // lookup finds the kind; a version that is not served (any more) falls back to the preferred one only if anyVersion.
@@ -62,6 +69,23 @@ func (k *kinds) lookup(ctx context.Context, gvk schema.GroupVersionKind, anyVers
 }
 
 func (k *kinds) find(ctx context.Context, gvk schema.GroupVersionKind, anyVersion bool) (kindInfo, error) {
+	asked := askedKind{gvk, anyVersion}
+	k.mu.Lock()
+	info, known := k.found[asked]
+	k.mu.Unlock()
+	if known {
+		return info, nil
+	}
+	info, err := k.discover(ctx, gvk, anyVersion)
+	if err == nil {
+		k.mu.Lock()
+		k.found[asked] = info
+		k.mu.Unlock()
+	}
+	return info, err
+}
+
+func (k *kinds) discover(ctx context.Context, gvk schema.GroupVersionKind, anyVersion bool) (kindInfo, error) {
 	mapping, err := k.mapper.RESTMappingWithContext(ctx, gvk.GroupKind(), gvk.Version)
 	if meta.IsNoMatchError(err) && anyVersion {
 		mapping, err = k.mapper.RESTMappingWithContext(ctx, gvk.GroupKind())
@@ -89,7 +113,12 @@ func (k *kinds) stale() bool {
 }
 
 // forget makes the next lookup read discovery.
-func (k *kinds) forget(ctx context.Context) { k.mapper.ResetWithContext(ctx) }
+func (k *kinds) forget(ctx context.Context) {
+	k.mapper.ResetWithContext(ctx)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.found)
+}
 
 // surelyGone reports whether the whole of discovery could be read and no version of the kind is in it. When a group
 // could not be read the answer is false: an empty answer is not an empty set.

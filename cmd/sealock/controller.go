@@ -98,7 +98,7 @@ func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error)
 	if p.records, err = cluster.NewRecords(p.config, p.settings.SystemNamespace, p.log.WithName("records")); err != nil {
 		return err
 	}
-	if p.cluster, err = cluster.New(ctx, cluster.Options{Config: p.config, Key: p.key, Baselines: p.records}); err != nil {
+	if p.cluster, err = cluster.New(ctx, cluster.Options{Config: p.config, Key: p.key, Baselines: p.records, SecretVersion: p.secretVersion}); err != nil {
 		return err
 	}
 	p.remotes = cluster.NewRemotes(ctx, cluster.Options{Key: p.key}, func(e cluster.Event) { p.disturbed(ctx, e) })
@@ -267,6 +267,14 @@ func (p *parts) disturbed(ctx context.Context, e cluster.Event) {
 	case p.requeue <- key:
 	case <-ctx.Done():
 	}
+}
+
+// secretVersion is the version of a Secret that the watch of the sealed secrets' controller shows.
+func (p *parts) secretVersion(namespace, name string) (string, bool) {
+	if p.unseal == nil {
+		return "", false
+	}
+	return p.unseal.SecretVersion(context.Background(), namespace, name) // from the cache
 }
 
 // newDecrypter makes the opener of SOPS files of one Kustomization.
