@@ -420,8 +420,11 @@ func TestViewThatMayNotWatchReadsAsTheTenant(t *testing.T) {
 	w.client = w.open(&config, plaintext.NewKey([]byte("k")))
 	set := w.objects(configMaps(2))
 	w.run(set)
-	if d := w.client.View().Degraded(); len(d) != 1 {
-		t.Errorf("degraded: %v", d)
+	if kinds := w.client.View().Unwatched(w.ns, "app"); len(kinds) != 1 || kinds[0] != "configmaps" {
+		t.Errorf("unwatched: %v", kinds)
+	}
+	if kinds := w.client.View().Unwatched(w.ns, "other"); len(kinds) != 0 {
+		t.Errorf("unwatched for somebody who has none: %v", kinds)
 	}
 	w.rec.take()
 	p := w.plan(set)

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -70,15 +71,20 @@ func (v *View) rulesOf(owner string) *rules {
 // Events returns what happened to live objects, each event once until it is received. There is one reader.
 func (v *View) Events() <-chan Event { return v.events.out }
 
-// Degraded returns the kinds that the controller may not watch, and why: their objects are read one by one, as the
-// tenant, at each reconcile.
-func (v *View) Degraded() map[schema.GroupVersionKind]string {
-	out := map[schema.GroupVersionKind]string{}
-	for _, w := range v.all() {
-		if s, _ := w.now(); s == watchForbidden {
-			out[w.info.gvk] = "the controller may not list and watch " + w.info.resource
+// Unwatched returns the kinds of an owner's objects that the controller may not watch, sorted: such objects are read one
+// by one, as the tenant, at the interval.
+func (v *View) Unwatched(namespace, name string) []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var out []string
+	for gvk := range v.usage[namespace+"/"+name] {
+		if w := v.kinds[gvk]; w != nil {
+			if s, _ := w.now(); s == watchForbidden {
+				out = append(out, schema.GroupResource{Group: gvk.Group, Resource: w.info.resource}.String())
+			}
 		}
 	}
+	slices.Sort(out)
 	return out
 }
 

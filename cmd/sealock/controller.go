@@ -206,6 +206,7 @@ func (p *parts) addCommits(ctx context.Context) error {
 			p.remotes.Release(namespace, name)
 		},
 		Contested: p.cluster.View().Contested,
+		Unwatched: p.cluster.View().Unwatched,
 		Memory:    p.records,
 		Snapshot: func() string {
 			if s := p.policies.Snapshot(); s != nil {

@@ -152,6 +152,7 @@ func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomizatio
 		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
 		set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionTrue, fluxmeta.ReconciliationSucceededReason, "Applied revision: "+in.revision)
 		r.contested(ks, s)
+		r.unwatched(ks, s)
 		if len(m.waitFor) == 0 {
 			meta.RemoveStatusCondition(&s.Conditions, fluxmeta.HealthyCondition)
 		} else if passed {

@@ -1,6 +1,8 @@
 package kustomization
 
 import (
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"sealock.dev/sealock/cluster"
@@ -70,4 +72,24 @@ func TestARecordOfAnOlderRunIsNotTrusted(t *testing.T) {
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
 	w.start(options{records: true})
 	w.until("what only the second run had is pruned", func() bool { return w.configMap("b") == nil })
+}
+
+// A kind that cannot be watched is said to be noticed at the interval only, and no more once it can be.
+func TestUnwatchedKindsAreTold(t *testing.T) {
+	var kinds atomic.Value
+	kinds.Store([]string{"configmaps"})
+	w := newWorld(t, options{change: func(r *Reconciler) {
+		r.Unwatched = func(string, string) []string { return kinds.Load().([]string) }
+	}})
+	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
+	w.sync("app")
+	c := condition(w.ready("app", "main@sha1:1"), "Unwatched")
+	if c.Status != "True" || !strings.Contains(c.Message, "configmaps") {
+		t.Errorf("condition %+v", c)
+	}
+	kinds.Store([]string(nil))
+	w.asks("app", "again")
+	if c := condition(w.get("app"), "Unwatched"); c.Type != "" {
+		t.Errorf("still there: %+v", c)
+	}
 }

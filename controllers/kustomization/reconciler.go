@@ -89,6 +89,8 @@ type Reconciler struct {
 
 	// Contested returns the objects that somebody else keeps changing, each with the field manager. It may be nil.
 	Contested func(namespace, name string) map[manifest.ID]string
+	// Unwatched returns the kinds of its objects that the live view may not watch. It may be nil.
+	Unwatched func(namespace, name string) []string
 	// Remote returns the client of another cluster. nil: none is served.
 	Remote func(ctx context.Context, config RemoteConfig) (pipeline.Cluster, error)
 	// InsecureRemoteTLS lets a kubeconfig switch off the verification of its server, or use plain HTTP.

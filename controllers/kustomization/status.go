@@ -28,6 +28,7 @@ const (
 	policyDenied     = "PolicyDenied"
 	unsupportedField = "UnsupportedField"
 	contested        = "Contested" // also the type of the condition
+	unwatched        = "Unwatched" // also the type of the condition
 )
 
 // patchStatus changes the status with fn, echoes a reconcile request, and writes only if anything changed.
@@ -85,6 +86,20 @@ func (r *Reconciler) contested(ks *kustomizev1.Kustomization, s *kustomizev1.Kus
 	}
 	slices.Sort(lines)
 	set(s, ks.Generation, contested, metav1.ConditionTrue, contested, strings.Join(lines, "\n")+"\nit is repaired at the interval only; leave the field out of the manifest, or list it in spec.ignore")
+}
+
+// unwatched says of which kinds changes in the cluster are noticed at the interval only.
+func (r *Reconciler) unwatched(ks *kustomizev1.Kustomization, s *kustomizev1.KustomizationStatus) {
+	var kinds []string
+	if r.Unwatched != nil {
+		kinds = r.Unwatched(ks.Namespace, ks.Name)
+	}
+	if len(kinds) == 0 {
+		meta.RemoveStatusCondition(&s.Conditions, unwatched)
+		return
+	}
+	set(s, ks.Generation, unwatched, metav1.ConditionTrue, "Forbidden", "the controller may not list and watch "+strings.Join(kinds, ", ")+
+		": changes of such objects are noticed at the interval only; grant it list and watch on them")
 }
 
 func (r *Reconciler) keepInventory(s *kustomizev1.KustomizationStatus, res pipeline.Result) {
