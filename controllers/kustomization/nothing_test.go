@@ -53,7 +53,7 @@ func TestNothingChangedCostsNothing(t *testing.T) {
 }
 
 // What a later run left is not taken for what an older one did: the inventory is part of what is remembered.
-func TestARecordOfAnOlderRunIsNotTrusted(t *testing.T) {
+func TestT33_ARecordOfAnOlderRunIsNotTrusted(t *testing.T) {
 	w := newWorld(t, options{records: true})
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
 	w.sync("app")
