@@ -25,6 +25,7 @@ const canary = "hunter2-canary-value"
 type stages struct {
 	log    []string
 	fail   map[string]error
+	once   map[string]error // as fail, the first time only
 	panics string
 	set    []manifest.Object
 	plan   manifest.Plan
@@ -32,12 +33,17 @@ type stages struct {
 	keep   bool
 	waits  bool // opening needs what a first wave applies
 	unread []manifest.Unready
+	pruned []manifest.ID
 }
 
 func (s *stages) at(name string) error {
 	s.log = append(s.log, name)
 	if s.panics == name {
 		panic("boom " + canary)
+	}
+	if err := s.once[name]; err != nil {
+		delete(s.once, name)
+		return err
 	}
 	return s.fail[name]
 }
@@ -71,7 +77,9 @@ func (s *stages) Open(_ context.Context, _ tenants.Grant, o manifest.Object, _ [
 func (s *stages) Judge(_ context.Context, _ tenants.Grant, set []manifest.Object, _ string) ([]fault.Violation, error) {
 	err := s.at(fmt.Sprintf("judge %d", len(set)))
 	var violation *fault.Error
-	if errors.As(s.fail["deny"], &violation) {
+	deny := errors.Join(s.fail["deny"], s.once["deny"])
+	delete(s.once, "deny")
+	if errors.As(deny, &violation) {
 		return []fault.Violation{{Policy: "p", Ref: violation.Ref, Message: "because " + canary}}, nil
 	}
 	return []fault.Violation{{Policy: "w", Message: "careful", Warn: true}}, err
@@ -81,8 +89,9 @@ func (s *stages) Resolve(_ context.Context, _ tenants.Grant, set []manifest.Obje
 	return set, s.at("resolve")
 }
 
-func (s *stages) Plan(_ context.Context, _ tenants.Grant, _ manifest.Owner, set []manifest.Object, old []manifest.ID) (manifest.Plan, error) {
+func (s *stages) Plan(_ context.Context, _ tenants.Grant, owner manifest.Owner, set []manifest.Object, old []manifest.ID) (manifest.Plan, error) {
 	plan := s.plan
+	plan.Owner = owner
 	for _, o := range set {
 		plan.Steps = append(plan.Steps, manifest.Step{Object: o, Action: manifest.Created})
 		plan.Union = append(plan.Union, o.ID())
@@ -92,15 +101,16 @@ func (s *stages) Plan(_ context.Context, _ tenants.Grant, _ manifest.Owner, set 
 }
 
 func (s *stages) Apply(ctx context.Context, _ tenants.Grant, plan manifest.Plan, after func(context.Context, int) error) ([]manifest.Change, error) {
-	if err := s.at(fmt.Sprintf("apply %d", len(plan.Steps))); err != nil {
-		return nil, err
+	failed := s.at(fmt.Sprintf("apply %d", len(plan.Steps)))
+	if failed != nil && !plan.Owner.Partial {
+		return nil, failed
 	}
 	for stage := range 4 {
 		if err := after(ctx, stage); err != nil {
 			return nil, err
 		}
 	}
-	return []manifest.Change{{Action: manifest.Created}}, nil
+	return []manifest.Change{{Action: manifest.Created}}, failed
 }
 
 func (s *stages) WriteSecret(_ context.Context, p manifest.Produced, dryRun bool) (manifest.Change, error) {
@@ -112,6 +122,7 @@ func (s *stages) WriteSecret(_ context.Context, p manifest.Produced, dryRun bool
 }
 
 func (s *stages) Prune(_ context.Context, _ tenants.Grant, plan manifest.Plan) ([]manifest.Change, []manifest.ID, error) {
+	s.pruned = plan.Prune
 	return nil, plan.Prune, s.at("prune")
 }
 

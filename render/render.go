@@ -46,6 +46,9 @@ type Options struct {
 	Substitute     map[string]string
 	// SubstituteAlways substitutes even where there are no variables.
 	SubstituteAlways bool
+	// Partial returns, together with the error, the objects that do not depend on what failed: of a plain folder those of
+	// the other files, of an overlay none before it is built.
+	Partial bool
 }
 
 // Patch is a strategic merge or JSON 6902 patch, and what it applies to.
@@ -108,17 +111,19 @@ func (b *Build) Render(ctx context.Context, files fs.FS, tokens *plaintext.Token
 		return nil, "", err
 	}
 	items, err := b.items(t, dir)
-	if err != nil {
+	if err != nil && !b.opts.Partial {
 		return nil, "", err
 	}
-	if items, err = flatten(items); err != nil {
+	items, flat := flatten(items)
+	if err = errors.Join(err, flat); err != nil && (!b.opts.Partial || len(items) == 0) {
 		return nil, "", err
 	}
 	if len(items) == 0 {
 		return nil, "", fault.New(fault.StageRender, fault.Invalid, fault.Ref{File: dir}, "no manifests found under %q", dir).
 			Fix("add one, correct spec.path, or delete the Kustomization; an empty set would delete everything that it applied")
 	}
-	return b.objects(items, tokens)
+	set, digest, failed := b.objects(items, tokens)
+	return set, digest, errors.Join(err, failed)
 }
 
 func (b *Build) items(t *tree, dir string) ([]item, error) {
@@ -163,6 +168,7 @@ func flatten(items []item) ([]item, error) {
 	if len(out) > maxObjects {
 		errs = append(errs, fault.New(fault.StageRender, fault.Invalid, fault.Ref{}, "%d objects, more than the limit of %d", len(out), maxObjects).
 			Fix("split the Kustomization"))
+		out = nil
 	}
 	return out, errors.Join(errs...)
 }
@@ -203,10 +209,10 @@ func (b *Build) objects(items []item, tokens *plaintext.Tokens) ([]manifest.Obje
 		}
 		out = append(out, o)
 	}
-	if len(errs) > 0 {
+	if len(errs) > 0 && !b.opts.Partial {
 		return nil, "", errors.Join(errs...)
 	}
-	return out, "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+	return out, "sha256:" + hex.EncodeToString(sum.Sum(nil)), errors.Join(errs...)
 }
 
 // finish sets the common metadata and drops the null that client-go prints into manifests.

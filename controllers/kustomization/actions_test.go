@@ -162,3 +162,5 @@ func (w *world) gone(name string) {
 		return apierrors.IsNotFound(err)
 	})
 }
+
+func nsKey(name string) types.NamespacedName { return types.NamespacedName{Name: name} }

@@ -225,7 +225,7 @@ func failure(res pipeline.Result) string {
 	case fault.StageOf(res.Err) == expression:
 		return "Reconciliation failed terminally due to configuration error: " + message
 	case res.Partial:
-		message = fmt.Sprintf("%d failed, the other objects are applied:\n%s", len(fault.All(res.Err)), message)
+		message = fmt.Sprintf("%d failed, the other objects are applied:\n%s", places(res.Err), message)
 		if done != "" {
 			message += "\napplied now:\n" + done
 		}
@@ -233,6 +233,15 @@ func failure(res pipeline.Result) string {
 		message += "\napplied before the failure:\n" + done
 	}
 	return message
+}
+
+// places counts the objects and files that errors are about.
+func places(err error) int {
+	seen := map[string]bool{}
+	for _, f := range fault.All(err) {
+		seen[f.Ref.String()] = true
+	}
+	return len(seen)
 }
 
 // recorded reports whether an attempt that ended so stands in the history, as in Flux.
