@@ -132,3 +132,21 @@ func TestSecretVariablesOutsideSecretsAreSeen(t *testing.T) {
 	}
 	var _ manifest.Object = set[0]
 }
+
+// TestHazard_PanickingSubstitution: what makes Flux's substitution panic yields what a shell does, or an error that names
+// the object, in a whole build.
+func TestHazard_PanickingSubstitution(t *testing.T) {
+	for text, want := range map[string]string{"${v:1:-1}": "alu", "${v:-1:-9}": "value", "${v:3:-9}": "", "${v:9:-9}": "", "${v:0:-99}": ""} {
+		files := fstest.MapFS{"a.yaml": {Data: []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {k: 'x" + text + "'}\n")}}
+		set, _, err := New(Options{Substitute: map[string]string{"v": "value"}}).Render(t.Context(), files, nil)
+		if err != nil {
+			if !strings.Contains(err.Error(), "ConfigMap/a (a.yaml:1)") {
+				t.Errorf("%s: %v", text, err)
+			}
+			continue
+		}
+		if got := set[0].Peek("data", "k"); got != "x"+want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+}

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"sealock.dev/sealock/fault"
 )
 
 func name(t *testing.T) string { return t.Name() }
@@ -164,3 +166,6 @@ func (w *world) gone(name string) {
 }
 
 func nsKey(name string) types.NamespacedName { return types.NamespacedName{Name: name} }
+
+func transient() error { return fault.New(fault.StageApply, fault.Transient, fault.Ref{}, "x") }
+func invalid() error   { return fault.New(fault.StageRender, fault.Invalid, fault.Ref{}, "x") }
