@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/manifest"
