@@ -164,8 +164,8 @@ func judgeFailure(err error) verdict {
 	case gate:
 		return verdict{fluxmeta.FeatureGateDisabledReason, true}
 	case fault.StageDecrypt, fault.StageRender, fault.StageOpen:
-		if kind == fault.NotFound && fault.StageOf(err) == fault.StageRender {
-			return verdict{fluxmeta.ArtifactFailedReason, false} // spec.path does not exist in the artifact
+		if all := fault.All(err); kind == fault.NotFound && len(all) == 1 && all[0].Field == "spec.path" {
+			return verdict{fluxmeta.ArtifactFailedReason, false} // it does not exist in the artifact
 		}
 		return verdict{fluxmeta.BuildFailedReason, false}
 	case fault.StageJudge:
