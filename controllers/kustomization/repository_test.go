@@ -147,7 +147,7 @@ func TestACommitThatTouchesNothingOfABuildCostsNoBuild(t *testing.T) {
 		"a target of a symlink":          {"overlay", map[string]string{"real/a.yaml": w.configMapYAML("a", "2")}},
 		"a symlink":                      {"overlay", map[string]string{"app/a.yaml": "-> ../real/b.yaml"}},
 		"a component":                    {"overlay", map[string]string{"component/kustomization.yaml": "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nlabels: [{pairs: {x: two}}]\n"}},
-		"a file in a listed folder":      {"plain", map[string]string{"plain/deep/three.yaml": w.configMapYAML("three", "1")}},
+		"a file in a listed folder":      {"plain", map[string]string{"plain/three.yaml": w.configMapYAML("three", "1")}},
 		"a kustomization file in vain":   {"plain", map[string]string{"plain/deep/kustomization.yaml": "resources: [two.yaml]\n"}},
 		"a .sourceignore":                {"plain", map[string]string{".sourceignore": "plain/one.yaml\n"}},
 		"a folder in place of a listing": {"plain", map[string]string{"plain/new/x.yaml": w.configMapYAML("x", "1")}},
