@@ -122,6 +122,7 @@ var revealers = []allowance{
 	{"sealing/privatekey.go", "a sealing key is parsed"},
 	{"sealing/secrettemplate.go", "a template that came sealed is parsed; only structure leaves"},
 	{"source/credentials.go", "the credential of a Git login"},
+	{"source/trusted.go", "the keys of those whose signatures count, which are public"},
 	{"vault/http.go", "the body and the token of a request to Vault"},
 }
 

@@ -11,20 +11,26 @@ import (
 	"sealock.dev/sealock/fault"
 )
 
-// newTree checks that all of a commit is here and within the limits, reads the ignore files, and returns its tree.
-// Folders that were found complete for an earlier commit are not looked at again.
-func newTree(repo *repository, c *object.Commit, revision string, ignore *string, limits Limits) (*Tree, error) {
+// complete checks that all below a folder is here and within the limits. Folders that were found complete before are not
+// looked at again.
+func complete(repo *repository, root plumbing.Hash, limits Limits) (summary, error) {
 	s := &survey{repo: repo, limits: limits}
-	root, err := s.walk(c.TreeHash, 0)
+	sum, err := s.walk(root, 0)
+	if err == nil && sum.entries > limits.Files {
+		err = s.tooMany()
+	}
+	return sum, err
+}
+
+// newTree checks that all below the root is here and within the limits, reads the ignore files, and returns the tree.
+func newTree(repo *repository, c *object.Commit, root plumbing.Hash, revision string, ignore *string, limits Limits) (*Tree, error) {
+	sum, err := complete(repo, root, limits)
 	if err != nil {
 		return nil, err
 	}
-	if root.entries > limits.Files {
-		return nil, s.tooMany()
-	}
 	var b rulesBuilder
-	if root.ignores {
-		if err := s.ignoreFiles(&b, c.TreeHash, nil); err != nil {
+	if sum.ignores {
+		if err := (&survey{repo: repo, limits: limits}).ignoreFiles(&b, root, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -33,7 +39,7 @@ func newTree(repo *repository, c *object.Commit, revision string, ignore *string
 		return nil, err
 	}
 	return &Tree{
-		repo: repo, commit: c.Hash, root: c.TreeHash, revision: revision, subject: subject(c.Message),
+		repo: repo, commit: c.Hash, root: root, revision: revision, subject: subject(c.Message),
 		ignore: ignore, rules: r, limits: limits,
 	}, nil
 }

@@ -3,6 +3,7 @@ package source
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -26,15 +27,11 @@ func (r Remote) text(keys ...string) (string, bool) {
 
 // identity returns the parts that make the credentials what they are, in a stable order, for a keyed digest.
 func (r Remote) identity(key plaintext.Key) string {
-	names := make([]string, 0, len(r.Auth))
-	for name := range r.Auth {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	parts := make([][]byte, 0, 2*len(names)+1)
-	parts = append(parts, []byte(r.URL))
-	for _, name := range names {
-		parts = append(parts, []byte(name), []byte(r.Auth[name].Digest(key)))
+	parts := [][]byte{[]byte(r.URL)}
+	for _, secret := range []map[string]plaintext.Value{r.Auth, r.Proxy} {
+		for _, name := range slices.Sorted(maps.Keys(secret)) {
+			parts = append(parts, []byte(name), []byte(secret[name].Digest(key)))
+		}
 	}
 	return key.Digest(parts...)
 }

@@ -23,12 +23,24 @@ const (
 	ReasonArchive    Reason = "ArchiveOperationFailed"
 	ReasonInvalid    Reason = "InvalidPath"
 	ReasonCacheStale Reason = "CacheOperationFailed"
+	ReasonCopy       Reason = "CopyFailure"
+	ReasonSymlink    Reason = "SymlinkUpdateFailed"
+
+	ReasonCommitSignature Reason = "InvalidCommitSignature"
+	ReasonTagSignature    Reason = "InvalidTagSignature"
+	ReasonGitObject       Reason = "InvalidGitObject"
+	ReasonVerification    Reason = "VerificationError"
+	ReasonMode            Reason = "InvalidVerificationMode"
+	ReasonProvider        Reason = "InvalidProviderConfiguration"
 )
 
 // failure is the cause of a fault of this package: fixed words and the reason.
 type failure struct {
 	reason Reason
 	text   string
+	broken bool // what is in the cache is not whole
+	// revision is the one that verification refused.
+	revision string
 }
 
 func (f *failure) Error() string { return f.text }
@@ -40,6 +52,21 @@ func ReasonOf(err error) Reason {
 		return f.reason
 	}
 	return ReasonOperation
+}
+
+// RefusedRevision returns the revision whose signature is not good, "" when that is not what went wrong.
+func RefusedRevision(err error) string {
+	var f *failure
+	if errors.As(err, &f) {
+		return f.revision
+	}
+	return ""
+}
+
+// isBroken reports whether the cache has to be filled anew.
+func isBroken(err error) bool {
+	var f *failure
+	return errors.As(err, &f) && (f.broken || f.reason == ReasonCacheStale)
 }
 
 // fail returns a classified error. text must not hold what a server sent.

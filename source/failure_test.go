@@ -70,7 +70,7 @@ func TestFailuresAreClassified(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := openCache(t, t.TempDir(), DefaultLimits())
-			_, err := r.Fetch(t.Context(), alice, tc.remote, tc.ref, nil)
+			_, err := r.Fetch(t.Context(), alice, Request{Remote: tc.remote, Ref: tc.ref})
 			if fault.KindOf(err) != tc.kind || ReasonOf(err) != tc.reason || !strings.Contains(fmt.Sprint(err), tc.text) {
 				t.Fatalf("%v %v: %v", fault.KindOf(err), ReasonOf(err), err)
 			}

@@ -33,7 +33,7 @@ func openCache(t testing.TB, dir string, limits Limits) *Repositories {
 
 func fetch(t testing.TB, r *Repositories, remote Remote, ref Ref) *Fetched {
 	t.Helper()
-	got, err := r.Fetch(t.Context(), alice, remote, ref, nil)
+	got, err := r.Fetch(t.Context(), alice, Request{Remote: remote, Ref: ref})
 	if err != nil {
 		t.Fatalf("fetch %+v: %v", ref, err)
 	}
@@ -234,7 +234,7 @@ func TestFailedFetchKeepsWhatWasThere(t *testing.T) {
 		}
 	})
 	for _, remote := range []Remote{bad, h.remote("gone.git"), h.remote("app.git")} {
-		if _, err := r.Fetch(t.Context(), alice, remote, Ref{Branch: "main"}, nil); err == nil {
+		if _, err := r.Fetch(t.Context(), alice, Request{Remote: remote, Ref: Ref{Branch: "main"}}); err == nil {
 			t.Fatal("no error")
 		}
 		tree, err := r.Open(t.Context(), "team-a", "app", revision)
@@ -258,7 +258,7 @@ func TestContextEndsAFetch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	h.onRequest(func(req *http.Request) { <-req.Context().Done() })
-	_, err := r.Fetch(ctx, alice, h.remote("app.git"), Ref{Branch: "main"}, nil)
+	_, err := r.Fetch(ctx, alice, Request{Remote: h.remote("app.git"), Ref: Ref{Branch: "main"}})
 	if fault.KindOf(err) != fault.Transient || !strings.Contains(err.Error(), "in time") {
 		t.Fatal(err)
 	}
@@ -286,12 +286,12 @@ func TestT20OwnersShareNothing(t *testing.T) {
 	if len(missed) != 4 {
 		t.Errorf("missed %v", missed)
 	}
-	got, err := r.Fetch(t.Context(), Owner{"team-b", "app"}, remote, Ref{Branch: "main"}, nil)
+	got, err := r.Fetch(t.Context(), Owner{"team-b", "app"}, Request{Remote: remote, Ref: Ref{Branch: "main"}})
 	if err != nil || !got.Transferred {
 		t.Errorf("the second owner got the first one's objects: %v", err)
 	}
 	for _, o := range []Owner{{"..", "x"}, {"a", "../b"}, {"a", ""}, {"A", "b"}, {"a", "b..c"}} {
-		if _, err := r.Fetch(t.Context(), o, remote, Ref{}, nil); fault.KindOf(err) != fault.Invalid {
+		if _, err := r.Fetch(t.Context(), o, Request{Remote: remote, Ref: Ref{}}); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("%v: %v", o, err)
 		}
 	}
@@ -326,7 +326,7 @@ func TestT20RedirectStaysInTheFence(t *testing.T) {
 	outside := front("/app.git")
 	outside.Allows = func(u string) bool { return strings.HasSuffix(u, "/old.git") }
 	for _, remote := range []Remote{outside, front(elsewhere.URL + "/app.git")} {
-		_, err := openCache(t, t.TempDir(), DefaultLimits()).Fetch(t.Context(), alice, remote, Ref{Branch: "main"}, nil)
+		_, err := openCache(t, t.TempDir(), DefaultLimits()).Fetch(t.Context(), alice, Request{Remote: remote, Ref: Ref{Branch: "main"}})
 		if fault.KindOf(err) != fault.Denied || ReasonOf(err) != ReasonURL {
 			t.Errorf("%v", err)
 		}
@@ -347,7 +347,7 @@ func TestEvictionAndRemoval(t *testing.T) {
 	r := openCache(t, dir, limits)
 	var revision string
 	for _, name := range []string{"one", "two", "three"} {
-		got, err := r.Fetch(t.Context(), Owner{"team-a", name}, remote, Ref{Branch: "main"}, nil)
+		got, err := r.Fetch(t.Context(), Owner{"team-a", name}, Request{Remote: remote, Ref: Ref{Branch: "main"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -393,7 +393,7 @@ func TestConcurrentUse(t *testing.T) {
 	for i := range 9 {
 		wg.Go(func() {
 			owner := Owner{"team-a", fmt.Sprintf("app-%d", i%3)}
-			got, err := r.Fetch(t.Context(), owner, remote, Ref{Branch: "main"}, nil)
+			got, err := r.Fetch(t.Context(), owner, Request{Remote: remote, Ref: Ref{Branch: "main"}})
 			if err != nil {
 				t.Error(err)
 				return
@@ -422,7 +422,7 @@ func TestTransferIsBounded(t *testing.T) {
 	limits.Transfer = 256 << 10
 	for name, remote := range map[string]Remote{"http": startHTTP(t, root, false).remote("app.git"), "ssh": startSSH(t, root).remote("app.git")} {
 		dir := t.TempDir()
-		_, err := openCache(t, dir, limits).Fetch(t.Context(), alice, remote, Ref{Branch: "main"}, nil)
+		_, err := openCache(t, dir, limits).Fetch(t.Context(), alice, Request{Remote: remote, Ref: Ref{Branch: "main"}})
 		if fault.KindOf(err) != fault.Invalid || !strings.Contains(fmt.Sprint(err), "limit of a transfer") {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -31,19 +31,9 @@ func (r Remote) openHTTP(u *url.URL, limit int64) (session transport.UploadPackS
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg, err := r.tlsConfig()
+	pool, err := r.transport()
 	if err != nil {
 		return nil, nil, err
-	}
-	pool := &http.Transport{
-		// The zero Proxy is no proxy: variables of the environment must not decide where a tenant's credentials go.
-		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSClientConfig:       cfg,
-		TLSHandshakeTimeout:   dialTimeout,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   1,
-		IdleConnTimeout:       time.Minute,
-		ResponseHeaderTimeout: 5 * time.Minute,
 	}
 	client := &http.Client{Transport: limitedBodies{next: pool, limit: limit}, CheckRedirect: r.redirect(u)}
 	ep, err := transport.NewEndpoint((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimSuffix(u.Path, "/")}).String())
@@ -56,6 +46,32 @@ func (r Remote) openHTTP(u *url.URL, limit int64) (session transport.UploadPackS
 	}
 	session, err = githttp.NewClientWithOptions(client, &githttp.ClientOptions{RedirectPolicy: githttp.FollowInitialRedirects}).NewUploadPackSession(ep, method)
 	return session, pool.CloseIdleConnections, err
+}
+
+// transport returns the connections to an http(s) server.
+func (r Remote) transport() (*http.Transport, error) {
+	cfg, err := r.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
+	through, err := r.proxyURL()
+	if err != nil {
+		return nil, err
+	}
+	pool := &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:       cfg,
+		TLSHandshakeTimeout:   dialTimeout,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   1,
+		IdleConnTimeout:       time.Minute,
+		ResponseHeaderTimeout: 5 * time.Minute,
+	}
+	// The zero Proxy is no proxy: variables of the environment must not decide where a tenant's credentials go.
+	if through != nil {
+		pool.Proxy = http.ProxyURL(through)
+	}
+	return pool, nil
 }
 
 // redirect lets a server move a repository within itself, inside the fence. Where else it points to is somebody

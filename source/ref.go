@@ -67,6 +67,9 @@ func badRef(field, why string) *fault.Error {
 	return fail(fault.Invalid, ReasonOperation, "the reference cannot be used: "+why).At("spec.ref." + field)
 }
 
+// byTag reports whether a tag is checked out as such, so that its own signature can be asked for.
+func (r Ref) byTag() bool { return r.Commit == "" && r.Name == "" && (r.SemVer != "" || r.Tag != "") }
+
 // choose applies the precedence to a reference listing.
 func (r Ref) choose(refs *packp.AdvRefs) (selection, error) {
 	switch {

@@ -16,6 +16,11 @@ type Remote struct {
 	// Auth is the data of the Secret that the source names. The keys are those of Flux: username and password,
 	// bearerToken, ca.crt (or caFile), tls.crt and tls.key; for ssh identity, known_hosts and password (the passphrase).
 	Auth map[string]plaintext.Value
+	// GitHubApp says that Auth is the identity of a GitHub App: githubAppID, githubAppPrivateKey, githubAppInstallationID or
+	// githubAppInstallationOwner, githubAppBaseURL.
+	GitHubApp bool
+	// Proxy is the data of the Secret of a proxy: address, username, password.
+	Proxy map[string]plaintext.Value
 	// Allows is the fence that a redirect has to stay within, as the URL itself had to. nil allows the same host.
 	Allows func(rawURL string) bool
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/plaintext"
@@ -52,6 +53,8 @@ type Fetched struct {
 	Tree *Tree
 	// Transferred is true when objects were asked for, and false when the reference listing was enough.
 	Transferred bool
+	// Verified is what was verified now; nil when it was not asked for, or had been verified before.
+	Verified *Verified
 }
 
 // Repositories is the cache of bare repositories: one for each owner, URL and credentials, the least recently used ones
@@ -60,6 +63,9 @@ type Repositories struct {
 	dir    string
 	key    plaintext.Key
 	limits Limits
+
+	now    func() time.Time
+	tokens appTokens
 
 	listings, transfers atomic.Int64
 	clock               atomic.Int64 // orders uses; it tells no time
@@ -75,7 +81,7 @@ func NewRepositories(dir string, key plaintext.Key, limits Limits) (*Repositorie
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, cacheFailure("the cache folder cannot be made", err)
 	}
-	r := &Repositories{dir: dir, key: key, limits: limits, entries: map[Owner]*entryOf{}}
+	r := &Repositories{dir: dir, key: key, limits: limits, now: time.Now, entries: map[Owner]*entryOf{}}
 	namespaces, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, cacheFailure("the cache folder cannot be read", err)
@@ -107,25 +113,25 @@ func (r *Repositories) OnMiss(fn func(Owner)) {
 	r.missed = fn
 }
 
-// Fetch brings the cache of the owner to what ref means on the server now, and returns its tree. ignore replaces the default
-// excludes when it is not nil. An unchanged remote costs one reference listing. When it fails, what was there stays.
-func (r *Repositories) Fetch(ctx context.Context, owner Owner, remote Remote, ref Ref, ignore *string) (*Fetched, error) {
+// Fetch brings the cache of the owner to what the reference means on the server now, and returns its tree. An unchanged
+// remote costs one reference listing. When it fails, what was there stays, but for a revision that verification refused.
+func (r *Repositories) Fetch(ctx context.Context, owner Owner, q Request) (*Fetched, error) {
 	if !owner.valid() {
 		return nil, fail(fault.Invalid, ReasonInvalid, "the owner's name cannot be used as a path")
 	}
-	if _, err := remote.parse(); err != nil {
-		return nil, err
-	}
-	if err := ref.Validate(); err != nil {
+	if err := q.validate(); err != nil {
 		return nil, err
 	}
 	e, err := r.acquire(ctx, owner)
 	if err != nil {
 		return nil, err
 	}
-	got, err := e.fetch(ctx, remote, ref, ignore)
+	got, err := e.fetch(ctx, q)
 	e.release()
 	if err != nil {
+		if q.Remote.GitHubApp && ReasonOf(err) == ReasonAuth {
+			r.tokens.drop(q.Remote.appIdentity(r.key)) // it may have been revoked
+		}
 		return nil, classify(ctx, err)
 	}
 	r.evict(e)

@@ -42,7 +42,8 @@ type repository struct {
 	store *filesystem.Storage
 	known map[plumbing.Hash]summary // trees that are complete
 	heads map[plumbing.Hash]plumbing.Hash
-	grown int // how many transfers were added, or tried to
+	parts map[plumbing.Hash]string // commits of submodules that are complete, and the URL that each came from
+	grown int                      // how many transfers were added, or tried to
 }
 
 // summary is what is known of a tree object and all below it.
@@ -53,7 +54,7 @@ type summary struct {
 }
 
 func openRepository(dir, name, id string) *repository {
-	r := &repository{name: name, dir: filepath.Join(dir, name), id: id, known: map[plumbing.Hash]summary{}, heads: map[plumbing.Hash]plumbing.Hash{}}
+	r := &repository{name: name, dir: filepath.Join(dir, name), id: id, known: map[plumbing.Hash]summary{}, heads: map[plumbing.Hash]plumbing.Hash{}, parts: map[plumbing.Hash]string{}}
 	r.store = r.storage()
 	return r
 }
@@ -84,6 +85,13 @@ func (r *repository) grow() bool {
 	defer r.mu.Unlock()
 	r.grown++
 	return r.grown <= maxGrowth && len(r.heads) <= 2*maxGrowth
+}
+
+// overgrown reports whether so much was added that a new repository is better.
+func (r *repository) overgrown() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.grown > maxGrowth
 }
 
 // tips returns the commits that are here completely.
@@ -122,7 +130,8 @@ func (r *repository) peel(want plumbing.Hash) (*object.Commit, error) {
 }
 
 func broken(text string) *fault.Error {
-	return fail(fault.Transient, ReasonOperation, text).Fix("it is tried again; if it stays, check the repository with git fsck")
+	return (&fault.Error{Stage: fault.StageSource, Kind: fault.Transient, Err: &failure{reason: ReasonOperation, text: text, broken: true}}).
+		Fix("it is tried again; if it stays, check the repository with git fsck")
 }
 
 // request says what is asked of a server.

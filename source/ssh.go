@@ -32,7 +32,7 @@ func (r Remote) openSSH(ctx context.Context, u *url.URL, limit int64) (transport
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", addr)
+	conn, err := r.dial(ctx, addr)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,29 +1,30 @@
 package source
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"path"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"sealock.dev/sealock/fault"
 )
 
 const (
-	keptArtifacts  = 2
+	// keptArtifacts is how many artifacts of an owner there are at most, keptFor how long one stays after it was followed
+	// by another: who has read its URL gets it for that long.
+	keptArtifacts = 2
+	keptFor       = time.Minute
+
 	artifactFolder = "gitrepository"
 	artifactSuffix = ".tar.gz"
+	latestName     = "latest" + artifactSuffix
 )
 
 // Artifact is a stored tar.gz of a tree.
@@ -36,6 +37,7 @@ type Artifact struct {
 // Storage keeps the last two artifacts of each owner on disk. It holds what Git holds: ciphertext, no plaintext.
 type Storage struct {
 	root *os.Root
+	now  func() time.Time
 
 	mu       sync.Mutex
 	verified map[string]Artifact // by path: the digest was computed from the file by this process
@@ -51,7 +53,7 @@ func NewStorage(dir string) (*Storage, error) {
 	if err != nil {
 		return nil, cacheFailure("the artifact folder cannot be opened", err)
 	}
-	s := &Storage{root: root, verified: map[string]Artifact{}}
+	s := &Storage{root: root, now: time.Now, verified: map[string]Artifact{}}
 	s.sweep()
 	return s, nil
 }
@@ -91,6 +93,12 @@ func (s *Storage) Store(ctx context.Context, o Owner, t *Tree) (Artifact, error)
 		return Artifact{}, cacheFailure("the artifact cannot be written", err)
 	}
 	a.Digest, a.Size, err = WriteArtifact(ctx, f, t)
+	if err == nil {
+		// Before it gets its name: a crash must not leave the name of an artifact on a part of it.
+		if err = f.Sync(); err != nil {
+			err = cacheFailure("the artifact cannot be written", err)
+		}
+	}
 	if closed := f.Close(); err == nil && closed != nil {
 		err = cacheFailure("the artifact cannot be written", closed)
 	}
@@ -103,8 +111,11 @@ func (s *Storage) Store(ctx context.Context, o Owner, t *Tree) (Artifact, error)
 	s.mu.Lock()
 	s.verified[a.Path] = a
 	s.mu.Unlock()
-	s.prune(folder, path.Base(a.Path))
-	return a, nil
+	if err := s.point(folder, path.Base(a.Path)); err != nil {
+		return Artifact{}, err
+	}
+	_, err = s.collect(folder, path.Base(a.Path), false)
+	return a, err
 }
 
 // partName returns a name that no artifact has and no other writer uses.
@@ -113,35 +124,6 @@ func (s *Storage) partName(folder string) string {
 	defer s.mu.Unlock()
 	s.next++
 	return path.Join(folder, partPrefix+strconv.Itoa(s.next))
-}
-
-// prune keeps the newest files of a folder, the given one among them.
-func (s *Storage) prune(folder, just string) {
-	d, err := s.root.Open(folder)
-	if err != nil {
-		return
-	}
-	defer func() { _ = d.Close() }()
-	list, _ := d.ReadDir(-1)
-	var infos []fs.FileInfo
-	for _, e := range list {
-		if info, err := e.Info(); err == nil && e.Name() != just && strings.HasSuffix(e.Name(), artifactSuffix) {
-			infos = append(infos, info)
-		}
-	}
-	slices.SortFunc(infos, func(a, b fs.FileInfo) int {
-		return cmp.Or(b.ModTime().Compare(a.ModTime()), cmp.Compare(a.Name(), b.Name()))
-	})
-	for i, info := range infos {
-		if i < keptArtifacts-1 {
-			continue
-		}
-		name := path.Join(folder, info.Name())
-		_ = s.root.Remove(name)
-		s.mu.Lock()
-		delete(s.verified, name)
-		s.mu.Unlock()
-	}
 }
 
 // Has reports whether the artifact is here, whole: the digest is compared once in a process, the size always.
@@ -192,82 +174,4 @@ func (s *Storage) Remove(o Owner) error {
 	}
 	_ = s.root.Remove(path.Dir(folder)) // when it is empty
 	return nil
-}
-
-// ErrUnauthenticated is what an Authorizer returns for a request without valid credentials.
-var ErrUnauthenticated = errors.New("authentication required")
-
-// Authorizer decides who may read the artifacts of a GitRepository. A nil error allows, ErrUnauthenticated asks for
-// credentials, a fault of kind Denied refuses, anything else is our trouble.
-type Authorizer func(r *http.Request, namespace, name string) error
-
-// Handler serves the artifacts under /gitrepository/<ns>/<name>/<commit>.tar.gz. Without an authorizer it refuses all.
-// Whether an artifact exists is told to nobody who may not read it.
-func (s *Storage) Handler(allow Authorizer) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "private, no-store")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-			return
-		}
-		owner, name, ok := parseArtifactPath(r.URL.Path)
-		if !ok {
-			http.Error(w, "not found", http.StatusNotFound)
-			return
-		}
-		if allow == nil {
-			http.Error(w, "forbidden", http.StatusForbidden)
-			return
-		}
-		if err := allow(r, owner.Namespace, owner.Name); err != nil {
-			refuse(w, err)
-			return
-		}
-		s.serve(w, r, name)
-	})
-}
-
-func refuse(w http.ResponseWriter, err error) {
-	switch {
-	case errors.Is(err, ErrUnauthenticated):
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		http.Error(w, "authentication required", http.StatusUnauthorized)
-	case fault.KindOf(err) == fault.Denied:
-		http.Error(w, "forbidden", http.StatusForbidden)
-	default:
-		http.Error(w, "the request cannot be authorized now", http.StatusServiceUnavailable)
-	}
-}
-
-func (s *Storage) serve(w http.ResponseWriter, r *http.Request, name string) {
-	info, err := s.root.Lstat(name)
-	if err != nil || !info.Mode().IsRegular() {
-		http.Error(w, "not found", http.StatusNotFound)
-		return
-	}
-	f, err := s.root.Open(name)
-	if err != nil {
-		http.Error(w, "not found", http.StatusNotFound)
-		return
-	}
-	defer func() { _ = f.Close() }()
-	w.Header().Set("Content-Type", "application/gzip")
-	http.ServeContent(w, r, "", info.ModTime(), f)
-}
-
-var artifactName = regexp.MustCompile(`^[0-9a-f]{40}\.tar\.gz$`)
-
-// parseArtifactPath takes a request path apart. What does not have exactly the shape of an artifact's path is no path.
-func parseArtifactPath(p string) (o Owner, name string, ok bool) {
-	parts := strings.Split(p, "/")
-	if len(parts) != 5 || parts[0] != "" || parts[1] != artifactFolder || !artifactName.MatchString(parts[4]) {
-		return Owner{}, "", false
-	}
-	o = Owner{Namespace: parts[2], Name: parts[3]}
-	if !o.valid() {
-		return Owner{}, "", false
-	}
-	return o, strings.TrimPrefix(p, "/"), true
 }

@@ -20,11 +20,12 @@ import (
 // file is kept. It implements fs.FS, fs.ReadDirFS, fs.ReadFileFS, fs.StatFS and fs.ReadLinkFS, is safe for concurrent
 // use, and stays readable while its repository is cached: at least until two newer commits have been fetched.
 //
-// Symlinks are followed inside the tree only. A submodule is an empty folder.
+// Symlinks are followed inside the tree only. A submodule that was not asked for is an empty folder.
 type Tree struct {
 	repo     *repository
 	commit   plumbing.Hash
-	root     plumbing.Hash
+	root     plumbing.Hash // of the commit, or of what was composed from it
+	shape    string        // what tells compositions of one commit apart
 	revision string
 	subject  string
 	ignore   *string

@@ -25,7 +25,7 @@ func treeOf(t testing.TB, limits Limits, ignore *string, fill func(g *gitRepo)) 
 	g := newGitRepo(t, root, "app.git")
 	fill(g)
 	g.push("files")
-	got, err := openCache(t, t.TempDir(), limits).Fetch(t.Context(), alice, startHTTP(t, root, false).remote("app.git"), Ref{Branch: "main"}, ignore)
+	got, err := openCache(t, t.TempDir(), limits).Fetch(t.Context(), alice, Request{Remote: startHTTP(t, root, false).remote("app.git"), Ref: Ref{Branch: "main"}, Ignore: ignore})
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +231,7 @@ func TestHashFollowsContent(t *testing.T) {
 		}
 	}
 	ignore := "/nothing"
-	got, err := r.Fetch(t.Context(), alice, remote, Ref{Branch: "main"}, &ignore)
+	got, err := r.Fetch(t.Context(), alice, Request{Remote: remote, Ref: Ref{Branch: "main"}, Ignore: &ignore})
 	if err != nil || got.Transferred {
 		t.Fatalf("%v %v", got, err)
 	}
@@ -306,7 +306,7 @@ func TestTreeBomb(t *testing.T) {
 		below = mktree(g, lines.String())
 	}
 	g.git("push", "-q", "origin", g.git("commit-tree", below, "-m", "bomb")+":refs/heads/main")
-	_, err := openCache(t, t.TempDir(), DefaultLimits()).Fetch(t.Context(), alice, startHTTP(t, root, false).remote("bomb.git"), Ref{Branch: "main"}, nil)
+	_, err := openCache(t, t.TempDir(), DefaultLimits()).Fetch(t.Context(), alice, Request{Remote: startHTTP(t, root, false).remote("bomb.git"), Ref: Ref{Branch: "main"}})
 	if fault.KindOf(err) != fault.Invalid || !strings.Contains(fmt.Sprint(err), "more files than the limit") {
 		t.Error(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"time"
 
+	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -43,9 +44,13 @@ type Options struct {
 	// Grants returns the fences of a namespace.
 	Grants func(namespace string) tenants.Grant
 	// Host is the host, and port, in the URLs of artifacts.
-	Host   string
+	Host string
+	// Events gets what happened. Events with the annotation TraceAnnotation are for people at this cluster only.
 	Events record.EventRecorder
 }
+
+// TraceAnnotation marks events that are not sent to a notification controller.
+const TraceAnnotation = "sealock.dev/trace"
 
 // Reconciler fetches what GitRepositories name.
 type Reconciler struct {
@@ -117,137 +122,18 @@ func (r *Reconciler) cleanUp(ctx context.Context, key types.NamespacedName) erro
 	return r.Repositories.Remove(ctx, key.Namespace, key.Name)
 }
 
-// outcome is a commit that is fetched, and its artifact.
-type outcome struct {
-	tree     *source.Tree
-	artifact source.Artifact
-	stored   bool // written now; false when the one in storage was good
-}
-
-// problem is why there is none.
-type problem struct {
-	condition string // FetchFailed or StorageOperationFailed
-	reason    string
-	stalled   bool // nothing but a change of the object or of its tenant helps
-	err       error
-}
-
-// The reasons that are ours.
-const (
-	unsupportedField = "UnsupportedField"
-	accessDenied     = "AccessDenied"
-)
-
-func fetchProblem(err error) *problem {
-	return &problem{condition: sourcev1.FetchFailedCondition, reason: string(source.ReasonOf(err)), stalled: misconfigured(err), err: err}
-}
-
-// misconfigured reports a mistake in the spec itself. What is wrong with the Secret or in the repository is mended
-// elsewhere, without the object changing.
-func misconfigured(err error) bool {
-	for _, f := range fault.All(err) {
-		if f.Kind == fault.Invalid {
-			switch f.Field {
-			case "spec.url", "spec.ignore", "spec.ref.name", "spec.ref.semver", "spec.ref.commit":
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// fetch decides whether the repository may be fetched, fetches it, and stores its artifact where that is not done.
-func (r *Reconciler) fetch(ctx context.Context, repo *sourcev1.GitRepository) (outcome, *problem) {
-	if err := unsupported(repo); err != nil {
-		return outcome{}, &problem{condition: sourcev1.FetchFailedCondition, reason: unsupportedField, stalled: true, err: err}
-	}
-	grant := r.Grants(repo.Namespace)
-	if !grant.AllowsGit(repo.Spec.URL) {
-		err := fault.New(fault.StageGrant, fault.Denied, fault.Ref{}, "tenant %q may not fetch from this URL", grant.Tenant).
-			At("spec.url").Fix("use a repository that spec.git.urls of the Tenant allows, or ask the platform team to allow this one")
-		return outcome{}, &problem{condition: sourcev1.FetchFailedCondition, reason: accessDenied, stalled: true, err: err}
-	}
-	auth, err := r.credentials(ctx, repo)
-	if err != nil {
-		return outcome{}, &problem{condition: sourcev1.FetchFailedCondition, reason: sourcev1.AuthenticationFailedReason, err: err}
-	}
-	timeout := defaultTimeout
-	if t := repo.Spec.Timeout; t != nil && t.Duration > 0 {
-		timeout = t.Duration
-	}
-	limited, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	owner := source.Owner(client.ObjectKeyFromObject(repo))
-	remote := source.Remote{URL: repo.Spec.URL, Auth: auth, Allows: grant.AllowsGit}
-	got, err := r.Repositories.Fetch(limited, owner, remote, refOf(repo), repo.Spec.Ignore)
-	if err != nil {
-		return outcome{}, fetchProblem(err)
-	}
-	if a, ok := r.inStorage(repo, got.Tree); ok {
-		return outcome{tree: got.Tree, artifact: a}, nil
-	}
-	a, err := r.Storage.Store(ctx, owner, got.Tree)
-	if err != nil {
-		return outcome{}, &problem{condition: sourcev1.StorageOperationFailedCondition, reason: string(source.ReasonOf(err)), err: err}
-	}
-	return outcome{tree: got.Tree, artifact: a, stored: true}, nil
-}
-
-// inStorage returns the artifact that the status names, if it is that of the tree and still there.
-func (r *Reconciler) inStorage(repo *sourcev1.GitRepository, t *source.Tree) (source.Artifact, bool) {
-	owner := source.Owner(client.ObjectKeyFromObject(repo))
-	old := repo.Status.Artifact
-	if old == nil || old.Size == nil || old.Path != source.ArtifactPath(owner, t.Commit()) || !equalText(repo.Status.ObservedIgnore, repo.Spec.Ignore) {
-		return source.Artifact{}, false
-	}
-	a := source.Artifact{Path: old.Path, Digest: old.Digest, Size: *old.Size}
-	return a, r.Storage.Has(a)
-}
-
-func equalText(a, b *string) bool { return a == b || a != nil && b != nil && *a == *b }
-
-func refOf(repo *sourcev1.GitRepository) source.Ref {
-	if ref := repo.Spec.Reference; ref != nil {
-		return source.Ref{Branch: ref.Branch, Tag: ref.Tag, SemVer: ref.SemVer, Name: ref.Name, Commit: ref.Commit}
-	}
-	return source.Ref{}
-}
-
-// unsupported names the first field that is not served yet: a field that is silently ignored would be worse. Verification
-// above all.
-func unsupported(repo *sourcev1.GitRepository) error {
-	s := repo.Spec
-	for _, f := range []struct {
-		path string
-		set  bool
-	}{
-		{"spec.verify", s.Verification != nil},
-		{"spec.include", len(s.Include) > 0},
-		{"spec.recurseSubmodules", s.RecurseSubmodules},
-		{"spec.sparseCheckout", len(s.SparseCheckout) > 0},
-		{"spec.proxySecretRef", s.ProxySecretRef != nil},
-		{"spec.provider", s.Provider != "" && s.Provider != sourcev1.GitProviderGeneric},
-		{"spec.serviceAccountName", s.ServiceAccountName != ""},
-	} {
-		if f.set {
-			return fault.New(fault.StageGrant, fault.Invalid, fault.Ref{}, "this version of Sealock does not serve the field yet").At(f.path).Fix("leave it out")
-		}
-	}
-	return nil
-}
-
-// credentials reads the Secret that the object names, from its own namespace.
-func (r *Reconciler) credentials(ctx context.Context, repo *sourcev1.GitRepository) (map[string]plaintext.Value, error) {
-	if repo.Spec.SecretRef == nil {
-		return nil, nil //nolint:nilnil // no credentials is a valid answer
+// secret reads a Secret that the object names in a field, from its own namespace.
+func (r *Reconciler) secret(ctx context.Context, repo *sourcev1.GitRepository, ref *fluxmeta.LocalObjectReference, field string) (map[string]plaintext.Value, error) {
+	if ref == nil {
+		return nil, nil //nolint:nilnil // no Secret is a valid answer
 	}
 	secret := &corev1.Secret{}
-	name := repo.Spec.SecretRef.Name
+	name := ref.Name
 	if err := r.APIReader.Get(ctx, client.ObjectKey{Namespace: repo.Namespace, Name: name}, secret); err != nil {
 		if apierrors.IsNotFound(err) {
-			return nil, fault.New(fault.StageSource, fault.NotFound, fault.Ref{}, "Secret %q not found in this namespace", name).At("spec.secretRef").Fix("create it")
+			return nil, fault.New(fault.StageSource, fault.NotFound, fault.Ref{}, "Secret %q not found in this namespace", name).At(field).Fix("create it")
 		}
-		return nil, fault.New(fault.StageSource, fault.Transient, fault.Ref{}, "Secret %q cannot be read now", name).At("spec.secretRef").Fix("it is tried again")
+		return nil, fault.New(fault.StageSource, fault.Transient, fault.Ref{}, "Secret %q cannot be read now", name).At(field).Fix("it is tried again")
 	}
 	out := make(map[string]plaintext.Value, len(secret.Data))
 	for key, value := range secret.Data {

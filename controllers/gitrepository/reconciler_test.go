@@ -48,7 +48,7 @@ func TestS0Y01FetchedStoredAndQuiet(t *testing.T) {
 	}
 
 	repo, writes, events, res, err := b.reconcile("my-app")
-	if err != nil || writes != 2 { // the finalizer and the status
+	if err != nil || writes != 3 { // the finalizer, that it is fetched, and the outcome
 		t.Fatalf("%v, %d writes", err, writes)
 	}
 	revision := "main@sha1:" + first
@@ -219,31 +219,28 @@ func TestT20GitFence(t *testing.T) {
 	}
 }
 
-func TestFieldsThatAreNotServedAreNamed(t *testing.T) {
+// TestProvidersBehindAGate: spec.provider and spec.serviceAccountName of clouds are refused as Flux does with its gate off.
+func TestProvidersBehindAGate(t *testing.T) {
 	b := newBench(t)
-	b.secret("git-credentials", b.dc.Env["GIT_PASSWORD"])
 	b.push("a.yaml", "one", "one")
-	for field, fn := range map[string]func(*sourcev1.GitRepository){
-		"verify": func(r *sourcev1.GitRepository) {
-			r.Spec.Verification = &sourcev1.GitRepositoryVerification{Mode: sourcev1.ModeGitHEAD, SecretRef: secretRef{Name: "x"}}
-		},
-		"include": func(r *sourcev1.GitRepository) {
-			r.Spec.Include = []sourcev1.GitRepositoryInclude{{GitRepositoryRef: secretRef{Name: "x"}}}
-		},
-		"recurseSubmodules": func(r *sourcev1.GitRepository) { r.Spec.RecurseSubmodules = true },
-		"sparseCheckout":    func(r *sourcev1.GitRepository) { r.Spec.SparseCheckout = []string{"deploy"} },
-		"proxySecretRef":    func(r *sourcev1.GitRepository) { r.Spec.ProxySecretRef = &secretRef{Name: "x"} },
-		"provider":          func(r *sourcev1.GitRepository) { r.Spec.Provider = "github" },
+	for name, tc := range map[string]struct {
+		fn    func(*sourcev1.GitRepository)
+		field string
+	}{
+		"aws":                {func(r *sourcev1.GitRepository) { r.Spec.Provider = "aws" }, "spec.provider"},
+		"azure":              {func(r *sourcev1.GitRepository) { r.Spec.Provider = "azure" }, "spec.provider"},
+		"serviceaccountname": {func(r *sourcev1.GitRepository) { r.Spec.Provider, r.Spec.ServiceAccountName = "azure", "robot" }, "spec.serviceAccountName"},
 	} {
-		name := strings.ToLower(field)
-		b.create(name, fn)
+		b.create(name, tc.fn)
 		repo, _, _, res, err := b.reconcile(name)
-		want := "UnsupportedField spec." + field + ": "
-		if err != nil || res.RequeueAfter != 0 || !strings.HasPrefix(condition(repo, "Stalled"), "True "+want) || !strings.HasPrefix(condition(repo, "Ready"), "False "+want) {
-			t.Errorf("%s: %v %+v", field, err, repo.Status.Conditions)
+		want := "FeatureGateDisabled " + tc.field + ": "
+		for typ, status := range map[string]string{"Stalled": "True ", "Ready": "False ", "FetchFailed": "True "} {
+			if got := condition(repo, typ); !strings.HasPrefix(got, status+want) {
+				t.Errorf("%s: %s is %q", name, typ, got)
+			}
 		}
-		if repo.Status.ObservedGeneration != repo.Generation {
-			t.Errorf("%s: observedGeneration %d", field, repo.Status.ObservedGeneration)
+		if err != nil || res.RequeueAfter != 0 || repo.Status.ObservedGeneration != repo.Generation {
+			t.Errorf("%s: %v, again in %s, observedGeneration %d", name, err, res.RequeueAfter, repo.Status.ObservedGeneration)
 		}
 	}
 	if got := b.r.Repositories.Counts(); got.Listings != 0 {

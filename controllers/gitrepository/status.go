@@ -4,6 +4,7 @@ import (
 	"context"
 	"reflect"
 	"sort"
+	"strconv"
 
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
@@ -14,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/source"
 )
 
 const (
@@ -21,12 +23,18 @@ const (
 	messageLines = 10
 )
 
-// patchStatus changes the status with fn, echoes a reconcile request, and writes only if anything changed.
+// patchStatus changes the status with fn at the end of a reconcile, echoes a request, and writes only if anything changed.
 func (r *Reconciler) patchStatus(ctx context.Context, repo *sourcev1.GitRepository, fn func(*sourcev1.GitRepositoryStatus)) error {
+	return r.writeStatus(ctx, repo, func(s *sourcev1.GitRepositoryStatus) {
+		if v := repo.Annotations[requestedAt]; v != "" {
+			s.LastHandledReconcileAt = v
+		}
+		fn(s)
+	})
+}
+
+func (r *Reconciler) writeStatus(ctx context.Context, repo *sourcev1.GitRepository, fn func(*sourcev1.GitRepositoryStatus)) error {
 	before := repo.DeepCopy()
-	if v := repo.Annotations[requestedAt]; v != "" {
-		repo.Status.LastHandledReconcileAt = v
-	}
 	fn(&repo.Status)
 	order(repo.Status.Conditions)
 	if reflect.DeepEqual(before.Status, repo.Status) {
@@ -57,14 +65,29 @@ func set(s *sourcev1.GitRepositoryStatus, generation int64, typ string, status m
 	meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: typ, Status: status, Reason: reason, Message: message, ObservedGeneration: generation})
 }
 
-// failed reports that the repository could not be had. The artifact that is there stays, and so does who uses it.
+// failed reports that the repository could not be had. The artifact that is there stays, and so does who uses it, unless
+// its own signature turned out not to be good.
 func (r *Reconciler) failed(ctx context.Context, repo *sourcev1.GitRepository, p *problem) (ctrl.Result, error) {
 	message := fault.Lines(p.err, messageLines)
 	old := meta.FindStatusCondition(repo.Status.Conditions, fluxmeta.ReadyCondition)
 	news := old == nil || old.Status != metav1.ConditionFalse || old.Reason != p.reason || old.Message != message
+	if err := r.withdraw(repo, source.RefusedRevision(p.err)); err != nil {
+		return ctrl.Result{}, err
+	}
 	err := r.patchStatus(ctx, repo, func(s *sourcev1.GitRepositoryStatus) {
-		clear(s, sourcev1.FetchFailedCondition, sourcev1.StorageOperationFailedCondition, p.condition)
-		set(s, repo.Generation, p.condition, metav1.ConditionTrue, p.reason, message)
+		clearProblems(s, p.condition)
+		if repo.Spec.Verification == nil {
+			forgetVerification(s)
+		}
+		bad := metav1.ConditionTrue
+		if p.condition == sourcev1.SourceVerifiedCondition {
+			bad = metav1.ConditionFalse
+		}
+		set(s, repo.Generation, p.condition, bad, p.reason, message)
+		if a := s.Artifact; a != nil && a.Revision == source.RefusedRevision(p.err) {
+			s.Artifact = nil
+			meta.RemoveStatusCondition(&s.Conditions, sourcev1.ArtifactInStorageCondition)
+		}
 		set(s, repo.Generation, fluxmeta.ReadyCondition, metav1.ConditionFalse, p.reason, message)
 		if p.stalled {
 			set(s, repo.Generation, fluxmeta.StalledCondition, metav1.ConditionTrue, p.reason, message)
@@ -84,7 +107,7 @@ func (r *Reconciler) failed(ctx context.Context, repo *sourcev1.GitRepository, p
 		r.Events.Event(repo, corev1.EventTypeWarning, p.reason, message)
 	}
 	switch kind := fault.KindOf(p.err); {
-	case p.stalled && kind != fault.Denied:
+	case p.stalled && kind != fault.Denied && p.reason != sourcev1.InvalidProviderConfigurationReason && p.reason != includeLoop:
 		return ctrl.Result{}, nil // a change of the object brings it back
 	case kind == fault.Transient || kind == fault.Internal:
 		return ctrl.Result{}, p.err // retried with back-off
@@ -92,13 +115,27 @@ func (r *Reconciler) failed(ctx context.Context, repo *sourcev1.GitRepository, p
 	return ctrl.Result{RequeueAfter: jitter(repo.Spec.Interval.Duration)}, nil
 }
 
-// clear removes the conditions of the given types, but not the last one named.
-func clear(s *sourcev1.GitRepositoryStatus, one, two, keep string) {
-	for _, typ := range []string{one, two} {
+// withdraw takes the artifact of a revision out of the storage.
+func (r *Reconciler) withdraw(repo *sourcev1.GitRepository, revision string) error {
+	commit, ok := source.CommitOf(revision)
+	if !ok {
+		return nil
+	}
+	return r.Storage.Withdraw(source.Owner(client.ObjectKeyFromObject(repo)), commit)
+}
+
+// clearProblems removes the conditions that say what is wrong, but for one.
+func clearProblems(s *sourcev1.GitRepositoryStatus, keep string) {
+	for _, typ := range []string{sourcev1.FetchFailedCondition, sourcev1.StorageOperationFailedCondition, sourcev1.IncludeUnavailableCondition} {
 		if typ != keep {
 			meta.RemoveStatusCondition(&s.Conditions, typ)
 		}
 	}
+}
+
+func forgetVerification(s *sourcev1.GitRepositoryStatus) {
+	s.SourceVerificationMode = nil
+	meta.RemoveStatusCondition(&s.Conditions, sourcev1.SourceVerifiedCondition)
 }
 
 // succeeded reports what is fetched and stored. Nothing is written when it is what the status says already.
@@ -107,33 +144,84 @@ func (r *Reconciler) succeeded(ctx context.Context, repo *sourcev1.GitRepository
 	old := repo.Status.Artifact
 	fresh := old == nil || old.Revision != revision || old.Digest != got.artifact.Digest
 	recovered := meta.IsStatusConditionFalse(repo.Status.Conditions, fluxmeta.ReadyCondition)
+	asked := repo.Annotations[requestedAt] != repo.Status.LastHandledReconcileAt
 	message := "stored artifact for revision '" + revision + "'"
 	err := r.patchStatus(ctx, repo, func(s *sourcev1.GitRepositoryStatus) {
-		clear(s, sourcev1.FetchFailedCondition, sourcev1.StorageOperationFailedCondition, "")
+		clearProblems(s, "")
+		r.verifiedStatus(repo, s, got.verified)
+		meta.RemoveStatusCondition(&s.Conditions, sourcev1.ArtifactOutdatedCondition)
 		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
 		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.ReconcilingCondition)
 		set(s, repo.Generation, fluxmeta.ReadyCondition, metav1.ConditionTrue, fluxmeta.SucceededReason, message)
 		set(s, repo.Generation, sourcev1.ArtifactInStorageCondition, metav1.ConditionTrue, fluxmeta.SucceededReason, message)
 		s.ObservedGeneration = repo.Generation
 		s.ObservedIgnore = repo.Spec.Ignore
+		s.ObservedRecurseSubmodules = repo.Spec.RecurseSubmodules
+		s.ObservedSparseCheckout = repo.Spec.SparseCheckout
+		s.ObservedInclude = repo.Spec.Include
+		s.IncludedArtifacts = got.included
 		s.Artifact = r.artifact(old, got, fresh)
 	})
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	r.announce(ctx, repo, got, fresh, recovered, asked)
+	r.collect(ctx, repo, got.artifact)
+	return ctrl.Result{RequeueAfter: jitter(repo.Spec.Interval.Duration)}, nil
+}
+
+// verifiedStatus reports what was verified. What was verified before stays as it is.
+func (r *Reconciler) verifiedStatus(repo *sourcev1.GitRepository, s *sourcev1.GitRepositoryStatus, v *source.Verified) {
+	if repo.Spec.Verification == nil {
+		forgetVerification(s)
+		return
+	}
+	mode := repo.Spec.Verification.GetMode()
+	s.SourceVerificationMode = &mode
+	if v != nil {
+		set(s, repo.Generation, sourcev1.SourceVerifiedCondition, metav1.ConditionTrue, fluxmeta.SucceededReason, "verified signature of "+v.What)
+	}
+}
+
+// announce tells what happened; that nothing did only to who asked.
+func (r *Reconciler) announce(ctx context.Context, repo *sourcev1.GitRepository, got outcome, fresh, recovered, asked bool) {
+	revision := got.tree.Revision()
 	annotations := map[string]string{
 		sourcev1.GroupVersion.Group + "/revision": revision,
 		sourcev1.GroupVersion.Group + "/digest":   got.artifact.Digest,
 	}
 	text := "stored artifact for commit '" + got.tree.Subject() + "'"
+	if got.verified != nil {
+		r.Events.AnnotatedEventf(repo, annotations, corev1.EventTypeNormal, fluxmeta.SucceededReason, "%s", "verified signature of "+got.verified.What)
+	}
 	switch {
 	case fresh:
 		ctrl.LoggerFrom(ctx).Info("fetched", "revision", revision)
 		r.Events.AnnotatedEventf(repo, annotations, corev1.EventTypeNormal, newArtifact, "%s", text)
 	case recovered:
 		r.Events.AnnotatedEventf(repo, annotations, corev1.EventTypeNormal, fluxmeta.SucceededReason, "%s", text)
+	case asked && got.stored:
+		r.trace(repo, sourcev1.ArtifactUpToDateReason, "artifact up-to-date with remote revision: '"+revision+"'")
+	case asked:
+		r.trace(repo, sourcev1.GitOperationSucceedReason, "no changes since last reconciliation: observed revision '"+revision+"'")
 	}
-	return ctrl.Result{RequeueAfter: jitter(repo.Spec.Interval.Duration)}, nil
+}
+
+// trace makes an event that is of interest to who looks at the object, and that nobody is notified of.
+func (r *Reconciler) trace(repo *sourcev1.GitRepository, reason, text string) {
+	r.Events.AnnotatedEventf(repo, map[string]string{TraceAnnotation: "true"}, corev1.EventTypeNormal, reason, "%s", text)
+}
+
+// collect removes artifacts that nobody should be reading any more.
+func (r *Reconciler) collect(ctx context.Context, repo *sourcev1.GitRepository, current source.Artifact) {
+	n, err := r.Storage.Collect(source.Owner(client.ObjectKeyFromObject(repo)), current)
+	switch {
+	case err != nil:
+		ctrl.LoggerFrom(ctx).Error(err, "collecting old artifacts")
+		r.Events.Event(repo, corev1.EventTypeWarning, "GarbageCollectionFailed", "old artifacts cannot be removed: "+fault.Lines(err, messageLines))
+	case n > 0:
+		r.trace(repo, "GarbageCollectionSucceeded", "garbage collected "+strconv.Itoa(n)+" artifacts")
+	}
 }
 
 func (r *Reconciler) artifact(old *fluxmeta.Artifact, got outcome, fresh bool) *fluxmeta.Artifact {

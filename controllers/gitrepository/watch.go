@@ -30,8 +30,8 @@ const (
 // watchLabel on a Secret asks that its changes are followed at once.
 const watchLabel = "reconcile.fluxcd.io/watch"
 
-// SetupWithManager registers the controller: a GitRepository is looked at when it, its tenant, or its Secret with the
-// watch label changes, when its files left the cache, and at its interval.
+// SetupWithManager registers the controller: a GitRepository is looked at when it, its tenant, what it includes, or its Secret
+// with the watch label changes, when its files left the cache, and at its interval.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrent int) error {
 	missed := make(chan event.TypedGenericEvent[types.NamespacedName])
 	if err := mgr.Add(leader(func(ctx context.Context) error { return r.forward(ctx, missed) })); err != nil {
@@ -41,6 +41,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrent int) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("gitrepository").
 		For(&sourcev1.GitRepository{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, requested()))).
+		Watches(&sourcev1.GitRepository{}, handler.EnqueueRequestsFromMapFunc(r.including), builder.WithPredicates(contentChanged())).
 		Watches(&v1alpha1.Tenant{}, handler.EnqueueRequestsFromMapFunc(r.ofTenant), builder.WithPredicates(fenceChanged())).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.ofSecret), builder.WithPredicates(labelled)).
 		WatchesRawSource(runtimesource.TypedChannel(missed, handler.TypedEnqueueRequestsFromMapFunc(
@@ -112,7 +113,34 @@ func (r *Reconciler) ofTenant(ctx context.Context, o client.Object) []reconcile.
 
 func (r *Reconciler) ofSecret(ctx context.Context, o client.Object) []reconcile.Request {
 	return r.in(ctx, o.GetNamespace(), func(repo *sourcev1.GitRepository) bool {
-		return repo.Spec.SecretRef != nil && repo.Spec.SecretRef.Name == o.GetName()
+		s, name := repo.Spec, o.GetName()
+		return s.SecretRef != nil && s.SecretRef.Name == name || s.ProxySecretRef != nil && s.ProxySecretRef.Name == name ||
+			s.Verification != nil && s.Verification.SecretRef.Name == name
+	})
+}
+
+// contentChanged lets pass what changes what others include: another artifact, or other includes, which may close a loop.
+func contentChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, ok1 := e.ObjectOld.(*sourcev1.GitRepository)
+		after, ok2 := e.ObjectNew.(*sourcev1.GitRepository)
+		if !ok1 || !ok2 {
+			return false
+		}
+		a, b := before.Status.Artifact, after.Status.Artifact
+		return (a == nil) != (b == nil) || a != nil && (a.Revision != b.Revision || a.Digest != b.Digest) || !equalLists(before.Spec.Include, after.Spec.Include)
+	}}
+}
+
+// including returns the repositories that include the object.
+func (r *Reconciler) including(ctx context.Context, o client.Object) []reconcile.Request {
+	return r.in(ctx, o.GetNamespace(), func(repo *sourcev1.GitRepository) bool {
+		for _, i := range repo.Spec.Include {
+			if i.GitRepositoryRef.Name == o.GetName() {
+				return true
+			}
+		}
+		return false
 	})
 }
 
