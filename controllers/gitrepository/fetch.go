@@ -143,7 +143,9 @@ func (r *Reconciler) request(ctx context.Context, repo *sourcev1.GitRepository) 
 		Remote: source.Remote{URL: s.URL, Auth: auth, GitHubApp: repo.GetProvider() == sourcev1.GitProviderGitHub, Proxy: proxy, Allows: grant.AllowsGit},
 		Ref:    refOf(repo), Ignore: s.Ignore, Sparse: s.SparseCheckout, Submodules: s.RecurseSubmodules,
 		Began: func(revision string) {
-			r.progress(ctx, repo, reasonNewRevision, "new upstream revision '"+revision+"'")
+			if a := repo.Status.Artifact; a == nil || a.Revision != revision { // else only the cache was lost
+				r.progress(ctx, repo, reasonNewRevision, "new upstream revision '"+revision+"'")
+			}
 		},
 	}, nil
 }
