@@ -32,6 +32,9 @@ func (f *fetching) compose(repo *repository, c *object.Commit, q Request) (plumb
 			return plumbing.ZeroHash, err
 		}
 	}
+	if len(q.Sparse) > 0 || len(q.Includes) > 0 {
+		repo.grow()
+	}
 	budget := f.entry.all.limits
 	for _, i := range q.Includes {
 		if root, err = repo.include(f.ctx, root, i, &budget); err != nil {

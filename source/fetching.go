@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/object"
@@ -170,8 +171,7 @@ func (f *fetching) transfer(repo *repository, sel selection) (*object.Commit, *r
 
 // receive asks for objects, and checks that the commit is complete with them.
 func (f *fetching) receive(repo *repository, ask request, sel selection) (*object.Commit, error) {
-	f.entry.all.transfers.Add(1)
-	if err := repo.receive(f.ctx, f.session, f.refs, ask); err != nil {
+	if err := f.ask(repo, ask, sel); err != nil {
 		return nil, err
 	}
 	c, err := f.check(repo, sel)
@@ -182,10 +182,25 @@ func (f *fetching) receive(repo *repository, ask request, sel selection) (*objec
 	return c, nil
 }
 
+// ask asks for objects.
+func (f *fetching) ask(repo *repository, ask request, sel selection) error {
+	f.entry.all.transfers.Add(1)
+	err := repo.receive(f.ctx, f.session, f.refs, ask)
+	// The library passes on only the text of what the server says.
+	if err != nil && len(sel.history) > 0 && strings.Contains(err.Error(), "not our ref") {
+		return noCommit(sel)
+	}
+	return err
+}
+
+func noCommit(sel selection) error {
+	return fail(fault.NotFound, ReasonOperation, "the Git repository has no commit '"+sel.want.String()+"', or not in the history that was asked for").
+		At("spec.ref.commit").Fix("push it, or correct spec.ref")
+}
+
 func (f *fetching) check(repo *repository, sel selection) (*object.Commit, error) {
 	if len(sel.history) > 0 && !repo.has(sel.want) {
-		return nil, fail(fault.NotFound, ReasonOperation, "the Git repository has no commit '"+sel.want.String()+"' in the history that was asked for").
-			At("spec.ref.commit").Fix("push it, or correct spec.ref")
+		return nil, noCommit(sel)
 	}
 	c, err := repo.peel(sel.want)
 	if err != nil {

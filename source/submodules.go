@@ -321,8 +321,7 @@ func (n *nesting) receive(rawURL string, commit plumbing.Hash) error {
 		ask.haves = n.repo.partsOf(rawURL)
 	}
 	before := n.repo.size()
-	n.entry.all.transfers.Add(1)
-	if err := n.repo.receive(n.ctx, f.session, f.refs, ask); err != nil {
+	if err := f.ask(n.repo, ask, sel); err != nil {
 		return err
 	}
 	n.bytes -= n.repo.size() - before
