@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
 
@@ -140,6 +141,8 @@ func network(err error) error {
 		text, remedy = "the certificate of the Git server is not valid for it", "check spec.url and the certificate of the server"
 	case errors.As(err, &dns):
 		text, remedy = "the name of the Git server cannot be resolved", "check spec.url"
+	case errors.As(err, &op) && (op.Op == "proxyconnect" || strings.HasPrefix(op.Op, "socks")):
+		text, remedy = "the proxy cannot be reached, or refuses", "check the Secret in spec.proxySecretRef"
 	case errors.As(err, &op) && op.Op == "dial":
 		text, remedy = "the Git server cannot be reached", "check spec.url and that the network lets Sealock reach it"
 	case errors.As(err, &op):

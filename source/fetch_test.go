@@ -438,3 +438,21 @@ func noise(n int) string {
 	_, _ = rand.NewChaCha8([32]byte{}).Read(out)
 	return string(out)
 }
+
+// diskText returns the content of all files under dir.
+func diskText(t testing.TB, dir string) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			body, err := os.ReadFile(name)
+			all.Write(body)
+			return err
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}

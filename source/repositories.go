@@ -128,11 +128,11 @@ func (r *Repositories) Fetch(ctx context.Context, owner Owner, q Request) (*Fetc
 	}
 	got, err := e.fetch(ctx, q)
 	e.release()
-	if err != nil {
+	if err = classify(ctx, err); err != nil {
 		if q.Remote.GitHubApp && ReasonOf(err) == ReasonAuth {
 			r.tokens.drop(q.Remote.appIdentity(r.key)) // it may have been revoked
 		}
-		return nil, classify(ctx, err)
+		return nil, err
 	}
 	r.evict(e)
 	return got, nil
