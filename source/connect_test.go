@@ -1,6 +1,7 @@
 package source
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -24,8 +25,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"crypto"
 
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/plaintext"
