@@ -3,13 +3,8 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"net/http"
-	"strings"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,7 +12,6 @@ import (
 
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/plaintext"
-	"sealock.dev/sealock/source"
 )
 
 // access is what the stages get of the cluster beside the objects that they write: Secrets, ConfigMaps and tokens, read
@@ -86,41 +80,4 @@ func installationDigestKey(ctx context.Context, kube kubernetes.Interface, names
 		return plaintext.Key{}, fmt.Errorf("the Secret %s/%s has no entry %q of 32 bytes; delete it to have it made again", namespace, installationSecret, installationKey)
 	}
 	return plaintext.NewKey(s.Data[installationKey]), nil
-}
-
-// authorizeArtifact admits a request whose bearer token belongs to somebody who may get the GitRepository.
-func authorizeArtifact(kube kubernetes.Interface) source.Authorizer {
-	return func(r *http.Request, namespace, name string) error {
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !ok || token == "" {
-			return source.ErrUnauthenticated
-		}
-		ctx := r.Context()
-		review, err := kube.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
-			Spec: authenticationv1.TokenReviewSpec{Token: token},
-		}, metav1.CreateOptions{})
-		if err != nil || !review.Status.Authenticated {
-			return source.ErrUnauthenticated
-		}
-		user := review.Status.User
-		extra := map[string]authorizationv1.ExtraValue{}
-		for k, v := range user.Extra {
-			extra[k] = authorizationv1.ExtraValue(v)
-		}
-		answer, err := kube.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
-			Spec: authorizationv1.SubjectAccessReviewSpec{
-				User: user.Username, Groups: user.Groups, UID: user.UID, Extra: extra,
-				ResourceAttributes: &authorizationv1.ResourceAttributes{
-					Namespace: namespace, Name: name, Verb: "get", Group: "source.toolkit.fluxcd.io", Resource: "gitrepositories",
-				},
-			},
-		}, metav1.CreateOptions{})
-		if err != nil {
-			return errors.New("the access could not be checked")
-		}
-		if !answer.Status.Allowed {
-			return errors.New("this user may not get the GitRepository")
-		}
-		return nil
-	}
 }

@@ -32,6 +32,7 @@ type controllerOptions struct {
 	webhookAddr, webhookURL              string
 	healthAddr, metricsAddr              string
 	sealingAddr, artifactAddr, advertise string
+	artifactAnonymous                    []string
 	keyBits                              int
 	keyRenewal                           time.Duration
 }
@@ -64,6 +65,7 @@ webhook by URL.`,
 	f.StringVar(&o.metricsAddr, "metrics-addr", ":8080", "Where /metrics is served.")
 	f.StringVar(&o.sealingAddr, "sealing-addr", ":8081", "Where /v1/cert.pem and /v1/verify are served for kubeseal (HTTP).")
 	f.StringVar(&o.artifactAddr, "artifact-addr", ":9090", "Where artifacts are served to those who may get their GitRepository (HTTP).")
+	f.StringSliceVar(&o.artifactAnonymous, "artifact-anonymous-namespaces", nil, "Namespaces whose artifacts are served without authentication, for consumers that know none, such as Flux's helm-controller.")
 	f.StringVar(&o.advertise, "storage-adv-addr", "", "Host and port of artifacts in status.artifact.url; by default the Service sealock-source.")
 	f.IntVar(&o.keyBits, "key-size", 4096, "Bits of a sealing key that is made.")
 	f.DurationVar(&o.keyRenewal, "key-renew-period", 30*24*time.Hour, "Age at which a new sealing key is made; old ones stay. 0 is never.")

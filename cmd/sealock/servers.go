@@ -97,7 +97,7 @@ func (p *parts) addServers(context.Context) error {
 		handler http.Handler
 	}{
 		{p.options.sealingAddr, sealing.NewHandler(p.ring)},
-		{p.options.artifactAddr, p.artifacts.Handler(authorizeArtifact(p.kube))},
+		{p.options.artifactAddr, p.artifacts.Handler(authorizeArtifact(p.kube, p.options.artifactAnonymous))},
 	} {
 		if err := p.mgr.Add(serve(&http.Server{Addr: s.addr, Handler: s.handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: time.Minute})); err != nil {
 			return err
