@@ -21,14 +21,15 @@ type Limits struct {
 	Repositories int   // cached at once
 	Disk         int64 // bytes of all cached repositories
 	Transfer     int64 // bytes of one transfer
-	Blob         int64 // bytes of one file
+	Object       int64 // bytes of one object in a transfer: it is held in memory
+	Blob         int64 // bytes of one file that is read
 	Files        int   // files and folders of one commit
 	Artifact     int64 // bytes of the files of one artifact, uncompressed
 }
 
 // DefaultLimits are generous for what a cluster's configuration is.
 func DefaultLimits() Limits {
-	return Limits{Repositories: 2_000, Disk: 10 << 30, Transfer: 1 << 30, Blob: 50 << 20, Files: 100_000, Artifact: 1 << 30}
+	return Limits{Repositories: 2_000, Disk: 10 << 30, Transfer: 1 << 30, Object: 256 << 20, Blob: 50 << 20, Files: 100_000, Artifact: 1 << 30}
 }
 
 // Counts says what was asked of Git servers since the start.

@@ -143,7 +143,7 @@ type request struct {
 
 // receive asks for objects and stores them. What a failed transfer leaves is of no use and does no harm: what is here
 // counts only once settle was called.
-func (r *repository) receive(ctx context.Context, session transport.UploadPackSession, refs *packp.AdvRefs, ask request) (err error) {
+func (r *repository) receive(ctx context.Context, session transport.UploadPackSession, refs *packp.AdvRefs, ask request, limits Limits) (err error) {
 	req := packp.NewUploadPackRequestFromCapabilities(refs.Capabilities)
 	req.Wants, req.Haves = ask.wants, ask.haves
 	if refs.Capabilities.Supports(capability.NoProgress) {
@@ -167,7 +167,7 @@ func (r *repository) receive(ctx context.Context, session transport.UploadPackSe
 	defer func() { _ = res.Close() }()
 	// An own storage writes, so that who reads the last tree does not wait for the network.
 	next := r.storage()
-	if err := storePack(next, demux(req.Capabilities, &contextReader{ctx: ctx, from: res}), thin); err != nil {
+	if err := r.storeIncoming(ctx, next, demux(req.Capabilities, &contextReader{ctx: ctx, from: res}), thin, limits); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -176,9 +176,9 @@ func (r *repository) receive(ctx context.Context, session transport.UploadPackSe
 	return nil
 }
 
-// storePack stores what a server sent: a whole pack as it is, a thin one, whose deltas refer to objects that are here
-// already, as single objects. The parser is fed by strangers, and has panicked before.
-func storePack(store *filesystem.Storage, pack io.Reader, thin bool) (err error) {
+// storePack stores a pack: a whole one as it is, a thin one, whose deltas refer to objects that are here already, as single
+// objects. The parser is fed by strangers, and has panicked before.
+func storePack(store *filesystem.Storage, pack io.Reader, file io.ReadSeeker, thin bool) (err error) {
 	defer func() {
 		if recover() != nil {
 			err = broken("the pack that the Git server sent cannot be read")
@@ -187,7 +187,8 @@ func storePack(store *filesystem.Storage, pack io.Reader, thin bool) (err error)
 	if !thin {
 		return packfile.UpdateObjectStorage(store, pack)
 	}
-	p, err := packfile.NewParserWithStorage(packfile.NewScanner(pack), store)
+	// The file, as what can be read again need not be held in memory.
+	p, err := packfile.NewParserWithStorage(packfile.NewScanner(file), store)
 	if err != nil {
 		return err
 	}
