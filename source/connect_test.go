@@ -124,11 +124,11 @@ func httpProxy(t testing.TB, used *atomic.Int64) *httptest.Server {
 			w.WriteHeader(http.StatusBadGateway)
 			return
 		}
-		w.WriteHeader(http.StatusOK)
 		from, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			return
 		}
+		_, _ = io.WriteString(from, "HTTP/1.1 200 OK\r\n\r\n")
 		join(from, to)
 	}))
 }

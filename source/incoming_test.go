@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -37,16 +38,30 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	return c.ResponseWriter.Write(p)
 }
 
+// importFiles makes a first commit on main of the bare repository, of many files, without a working folder.
+func (g *gitRepo) importFiles(n int, file func(i int) (name, content string)) {
+	g.t.Helper()
+	var in bytes.Buffer
+	in.WriteString("commit refs/heads/main\ncommitter t <t@example.com> 1704067200 +0000\ndata 5\nfiles\n")
+	for i := range n {
+		name, content := file(i)
+		fmt.Fprintf(&in, "M 100644 inline %s\ndata %d\n%s\n", name, len(content), content)
+	}
+	cmd := exec.Command("git", "fast-import", "--quiet")
+	cmd.Dir, cmd.Stdin = g.bare, &in
+	if out, err := cmd.CombinedOutput(); err != nil {
+		g.t.Fatalf("%v: %s", err, out)
+	}
+}
+
 // TestSmallCommitIsASmallTransfer: ten thousand files of several MB; one of them changes, and a few kB come, over a
 // restart, too. Rewritten history costs what is new in it.
 func TestSmallCommitIsASmallTransfer(t *testing.T) {
 	root, dir := t.TempDir(), t.TempDir()
 	g := newGitRepo(t, root, "big.git")
 	body := noise(4 << 20)
-	for i := range 10_000 {
-		g.write(fmt.Sprintf("d%02d/f%04d.yaml", i%50, i), body[i*400:i*400+400])
-	}
-	g.push("ten thousand files")
+	g.importFiles(10_000, func(i int) (string, string) { return fmt.Sprintf("d%02d/f%04d.yaml", i%50, i), body[i*400 : i*400+400] })
+	g.git("pull", "-q", "origin", "main")
 	h := startHTTP(t, root, false)
 	sent := countBytes(h)
 	r := openCache(t, dir, DefaultLimits())
@@ -87,10 +102,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	root := t.TempDir()
 	g := newGitRepo(t, root, "big.git")
 	body := noise(24 << 20)
-	for i := range 24 {
-		g.write(fmt.Sprintf("f%02d.bin", i), body[i<<20:(i+1)<<20])
-	}
-	g.push("24 MB")
+	g.importFiles(24, func(i int) (string, string) { return fmt.Sprintf("f%02d.bin", i), body[i<<20 : (i+1)<<20] })
 	remote := startHTTP(t, root, false).remote("big.git")
 	r := openCache(t, t.TempDir(), DefaultLimits())
 	body = ""
