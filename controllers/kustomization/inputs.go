@@ -28,6 +28,7 @@ type inputs struct {
 	cluster     pipeline.Cluster
 	target      string // identifies a remote cluster
 	revision    string
+	content     string // the digest of the artifact: what is included, or left out, changes at one revision, too
 	origin      string // the revision that the artifact was made from, when it says so
 	open        func(ctx context.Context) (fs.FS, error)
 	decrypter   pipeline.FileOpener
@@ -100,6 +101,7 @@ func (r *Reconciler) source(ctx context.Context, ks *kustomizev1.Kustomization, 
 		return fault.New(fault.StageSource, fault.NotFound, refOf(ks), "Source artifact not found, GitRepository %q is not ready", key.String()).
 			At("spec.sourceRef").Fix("see the conditions of the GitRepository")
 	}
+	in.content = repo.Status.Artifact.Digest
 	in.open = func(ctx context.Context) (fs.FS, error) { return r.Tree(ctx, key.Namespace, key.Name, in.revision) }
 	return nil
 }

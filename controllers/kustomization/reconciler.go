@@ -112,6 +112,7 @@ type memory struct {
 	compiled    *compiled
 	fingerprint string    // of the inputs of the last run that was applied whole, but for the revision
 	revision    string    // of that run, or of a later commit that touched nothing of it
+	content     string    // of the artifact then
 	digest      string    // of what it rendered
 	ranAt       time.Time // when it was
 	started     time.Time // of the present attempt
@@ -227,8 +228,8 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 			m.ranAt = time.Now()
 		}
 	}
-	if m.fingerprint == in.fingerprint && !forced && (m.revision == in.revision || r.untouched(ctx, m, in)) {
-		m.revision = in.revision
+	if m.fingerprint == in.fingerprint && !forced && (m.revision == in.revision && m.content == in.content || r.untouched(ctx, m, in)) {
+		m.revision, m.content = in.revision, in.content
 		if done, result, err := r.look(ctx, ks, m, in); done {
 			return result, err
 		}
@@ -249,7 +250,7 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 		m.fingerprint, m.waitFor = "", nil
 		return r.failed(ctx, ks, m, in, res)
 	}
-	m.fingerprint, m.revision, m.ranAt = in.fingerprint, in.revision, time.Now()
+	m.fingerprint, m.revision, m.content, m.ranAt = in.fingerprint, in.revision, in.content, time.Now()
 	r.keep(m, in.reads.done())
 	r.through(ks, in, res.Inventory)
 	return r.applied(ctx, ks, m, in, res)

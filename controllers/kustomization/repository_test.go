@@ -76,10 +76,13 @@ func (r *repository) commit(files map[string]string) string {
 	r.git("add", "-A")
 	r.git("commit", "-q", "--allow-empty", "-m", "change")
 	r.git("push", "-q", "origin", "main")
-	got, err := r.cache.Fetch(r.Context(), source.Owner{Namespace: r.ns, Name: "app"}, source.Remote{
-		URL:  r.dc.Env["GIT_HTTP_URL"] + "/" + r.name + ".git",
-		Auth: map[string]plaintext.Value{"username": plaintext.FromString(r.dc.Env["GIT_USERNAME"]), "password": plaintext.FromString(r.dc.Env["GIT_PASSWORD"])},
-	}, source.Ref{Branch: "main"}, nil)
+	got, err := r.cache.Fetch(r.Context(), source.Owner{Namespace: r.ns, Name: "app"}, source.Request{
+		Ref: source.Ref{Branch: "main"},
+		Remote: source.Remote{
+			URL:  r.dc.Env["GIT_HTTP_URL"] + "/" + r.name + ".git",
+			Auth: map[string]plaintext.Value{"username": plaintext.FromString(r.dc.Env["GIT_USERNAME"]), "password": plaintext.FromString(r.dc.Env["GIT_PASSWORD"])},
+		},
+	})
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -75,6 +75,6 @@ func (r *Reconciler) recall(ctx context.Context, ks *kustomizev1.Kustomization, 
 		return // the run repairs it, or says what is the matter
 	}
 	ctrl.LoggerFrom(ctx).Info("nothing changed since the last run of an earlier process", "revision", in.revision)
-	m.fingerprint, m.revision, m.ranAt = in.fingerprint, in.revision, time.Now()
+	m.fingerprint, m.revision, m.content, m.ranAt = in.fingerprint, in.revision, in.content, time.Now()
 	m.waitFor, m.waitSince, m.settled, m.assumed = healthTargets(ks, old), time.Now(), true, true
 }

@@ -177,9 +177,9 @@ func artifactChanged() predicate.Predicate {
 		if !okA || !okB {
 			return false
 		}
-		x, _, _ := artifactOf(a)
-		y, _, _ := artifactOf(b)
-		return x != y
+		x, _, okX := artifactOf(a)
+		y, _, okY := artifactOf(b)
+		return x != y || okX && okY && a.Status.Artifact.Digest != b.Status.Artifact.Digest
 	}}
 }
 

@@ -109,10 +109,12 @@ func TestIncludeAndArtifact(t *testing.T) {
 	tm.ok(err)
 	_, err = tm.Reconcile(tm.ctx, srcAPI, "GitRepository", "including", "lib")
 	tm.ok(err)
-	tm.ok(tm.Wait(tm.ctx, patience, "the including one to have another artifact", func(context.Context) (bool, error) {
-		_, now := artifact()
-		return now != digest, nil
+	tm.ok(tm.Wait(tm.ctx, patience, "the change of what is included to be applied", func(context.Context) (bool, error) {
+		return str(tm.exists("v1", "ConfigMap", "from-lib"), "data", "value") == "two", nil
 	}))
+	if address, now := artifact(); now == digest || !strings.Contains(address, first) {
+		t.Errorf("%s %s", address, now)
+	}
 }
 
 // TestUnsignedCommitIsNotApplied: with spec.verify a commit that nobody trusted has signed is not stored and not applied,
