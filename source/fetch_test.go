@@ -96,6 +96,46 @@ func TestS0Y01Refs(t *testing.T) {
 	}
 }
 
+// TestRefForms: the forms of spec.ref that are not branches and plain tags, and their revisions.
+func TestRefForms(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	commits := map[string]string{}
+	for _, name := range []string{"1.0.0", "v1.2.0", "v1.2.0+build.7", "v1.3.0-beta.2", "v2.0.0", "not-a-version", "v1.10.0"} {
+		g.write("a.yaml", name)
+		commits[name] = g.push(name)
+		g.git("tag", name)
+	}
+	g.git("push", "-q", "--tags", "origin", "HEAD:refs/pull/7/head", "HEAD~1:refs/heads/feature/x", "HEAD~2:refs/heads/master")
+	remote := startHTTP(t, root, false).remote("app.git")
+	r := openCache(t, t.TempDir(), DefaultLimits())
+	for _, tc := range []struct {
+		ref      Ref
+		revision string
+	}{
+		{Ref{}, "master@sha1:" + commits["v2.0.0"]},
+		{Ref{Branch: "feature/x"}, "feature/x@sha1:" + commits["not-a-version"]},
+		{Ref{Name: "refs/pull/7/head"}, "refs/pull/7/head@sha1:" + commits["v1.10.0"]},
+		{Ref{Name: "refs/tags/v2.0.0", Branch: "main"}, "refs/tags/v2.0.0@sha1:" + commits["v2.0.0"]},
+		{Ref{SemVer: "1.x"}, "v1.10.0@sha1:" + commits["v1.10.0"]},
+		{Ref{SemVer: "~1.2"}, ""}, // one of two tags of the same version, always the same one
+		{Ref{SemVer: "<1.1"}, "1.0.0@sha1:" + commits["1.0.0"]},
+		{Ref{SemVer: "~1.3.0-0"}, "v1.3.0-beta.2@sha1:" + commits["v1.3.0-beta.2"]},
+		{Ref{SemVer: "*", Tag: "1.0.0", Branch: "main"}, "v2.0.0@sha1:" + commits["v2.0.0"]},
+		{Ref{Tag: "not-a-version", Branch: "main"}, "not-a-version@sha1:" + commits["not-a-version"]},
+		{Ref{Commit: commits["1.0.0"]}, "sha1:" + commits["1.0.0"]},
+		{Ref{Commit: commits["1.0.0"], Branch: "feature/x", Name: "refs/heads/main"}, "feature/x@sha1:" + commits["1.0.0"]},
+	} {
+		got := fetch(t, r, remote, tc.ref).Tree.Revision()
+		if tc.revision == "" {
+			tc.revision = fetch(t, openCache(t, t.TempDir(), DefaultLimits()), remote, tc.ref).Tree.Revision()
+		}
+		if got != tc.revision {
+			t.Errorf("%+v: %s, want %s", tc.ref, got, tc.revision)
+		}
+	}
+}
+
 // TestUnchangedRemoteCostsOneListing also shows that a change transfers once, and only what changed.
 func TestUnchangedRemoteCostsOneListing(t *testing.T) {
 	root := t.TempDir()
@@ -437,22 +477,4 @@ func noise(n int) string {
 	out := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(out)
 	return string(out)
-}
-
-// diskText returns the content of all files under dir.
-func diskText(t testing.TB, dir string) string {
-	t.Helper()
-	var all strings.Builder
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			body, err := os.ReadFile(name)
-			all.Write(body)
-			return err
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all.String()
 }

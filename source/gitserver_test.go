@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/cgi"
@@ -294,4 +295,22 @@ func hashHost(salt, name string) string {
 	mac := hmac.New(sha1.New, []byte(salt))
 	mac.Write([]byte(name))
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// diskText returns the content of all files under dir.
+func diskText(t testing.TB, dir string) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			body, err := os.ReadFile(name)
+			all.Write(body)
+			return err
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
 }
