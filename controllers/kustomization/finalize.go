@@ -29,7 +29,8 @@ func (r *Reconciler) finalize(ctx context.Context, ks *kustomizev1.Kustomization
 		wait, err := r.deleteOwned(ctx, ks, m, about)
 		if err != nil {
 			r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, "pruning for deleted resource failed: "+fault.Lines(err, 5), about)
-			if kind := fault.KindOf(err); kind != fault.Denied && kind != fault.Invalid { // an identity or cluster that is gone cannot delete any more; waiting would not bring it back
+			// An identity, or the kubeconfig of a cluster, that is gone cannot delete any more; waiting would not bring it back.
+			if kind := fault.KindOf(err); kind != fault.Denied && kind != fault.Invalid && kind != fault.NotFound {
 				return ctrl.Result{}, err
 			}
 			r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, "unable to prune objects:\n"+listed(ks), about)

@@ -103,6 +103,16 @@ func TestKubeConfig_SecretRef(t *testing.T) {
 	w.delete("yaml")
 	w.until("what was applied is deleted", func() bool { return w.configMap("yaml") == nil })
 
+	// Without the kubeconfig nothing can be deleted there: it is told, and the Kustomization goes.
+	if err := w.kube.Delete(w.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "key"}}); err != nil {
+		t.Fatal(err)
+	}
+	w.delete("key")
+	w.gone("key")
+	if e := w.events.of("key", "PruneFailed"); len(e) != 2 || !strings.Contains(e[1].message, "unable to prune objects:\nConfigMap/"+w.ns+"/key") {
+		t.Errorf("%+v", e)
+	}
+
 	w.sync("none", "path: none", "kubeConfig: {secretRef: {name: none}}")
 	if m := w.failed("none", "ReconciliationFailed", ""); !strings.Contains(m, "spec.kubeConfig.secretRef: the Secret "+w.ns+"/none with the kubeconfig does not exist") {
 		t.Error(m)
