@@ -24,6 +24,11 @@ func (r *Reconciler) finalize(ctx context.Context, ks *kustomizev1.Kustomization
 		return ctrl.Result{}, nil
 	}
 	m := r.remember(client.ObjectKeyFromObject(ks))
+	if older(ks.ResourceVersion, m.written) { // the cache is behind our own last write
+		if err := r.APIReader.Get(ctx, client.ObjectKeyFromObject(ks), ks); err != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(err)
+		}
+	}
 	about := revisions{ks.Status.LastAppliedRevision, ks.Status.LastAppliedOriginRevision}
 	if deletes(ks) {
 		wait, err := r.deleteOwned(ctx, ks, m, about)

@@ -3,6 +3,7 @@ package kustomization
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 	"sealock.dev/sealock/manifest"
 	"sealock.dev/sealock/pipeline"
 )
+
+// brief is how long objects may take to become healthy before the status says that they are waited for.
+const brief = time.Second
 
 // healthTargets returns the objects to wait for: all of them with wait, else those that healthChecks names.
 func healthTargets(ks *kustomizev1.Kustomization, applied []manifest.ID) []manifest.ID {
@@ -84,6 +88,9 @@ func (r *Reconciler) judgeHealth(ctx context.Context, ks *kustomizev1.Kustomizat
 		m.rolling = true // a workload that rolls is not unready before the timeout
 		return ctrl.Result{RequeueAfter: next}, r.patchStatus(ctx, ks, func(*kustomizev1.KustomizationStatus) {})
 	}
+	if waited < brief && ks.Status.LastAttemptedRevision == in.revision && announced(ks, res) {
+		return ctrl.Result{RequeueAfter: brief - waited}, nil // most become healthy at once, and a status for each step is read by nobody
+	}
 	err := r.patchStatus(ctx, ks, func(s *kustomizev1.KustomizationStatus) {
 		r.keepInventory(s, res)
 		s.LastAttemptedRevision = in.revision
@@ -94,6 +101,13 @@ func (r *Reconciler) judgeHealth(ctx context.Context, ks *kustomizev1.Kustomizat
 		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
 	})
 	return ctrl.Result{RequeueAfter: next}, err
+}
+
+// announced reports whether the status says already that the run is under way, and what it left.
+func announced(ks *kustomizev1.Kustomization, res pipeline.Result) bool {
+	return meta.IsStatusConditionTrue(ks.Status.Conditions, fluxmeta.ReconcilingCondition) && !requested(ks) &&
+		meta.IsStatusConditionPresentAndEqual(ks.Status.Conditions, fluxmeta.ReadyCondition, metav1.ConditionUnknown) &&
+		(res.Untouched || reflect.DeepEqual(entries(res.Inventory), ks.Status.Inventory))
 }
 
 func split(list []manifest.Unready) (failing, progressing []manifest.Unready) {

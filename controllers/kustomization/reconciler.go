@@ -191,7 +191,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if !controllerutil.ContainsFinalizer(ks, finalizer) {
 		patch := client.MergeFromWithOptions(ks.DeepCopy(), client.MergeFromWithOptimisticLock{})
 		controllerutil.AddFinalizer(ks, finalizer)
-		return ctrl.Result{Requeue: true}, client.IgnoreNotFound(r.Client.Patch(ctx, ks, patch, client.FieldOwner(statusOwner))) //nolint:staticcheck // the patch itself does not change the generation
+		if err := r.Client.Patch(ctx, ks, patch, client.FieldOwner(statusOwner)); err != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(err)
+		}
+		r.remember(req.NamespacedName).written = ks.ResourceVersion
 	}
 	if ks.Spec.Suspend {
 		return ctrl.Result{}, r.patchStatus(ctx, ks, func(*kustomizev1.KustomizationStatus) {})
