@@ -50,6 +50,7 @@ type Records struct {
 	mu    sync.Mutex
 	heads map[string]head
 	dirty map[string]struct{}
+	later map[string]struct{} // written when the process ends, or with what is dirty
 }
 
 // head is what a record says of the owner itself.
@@ -69,7 +70,7 @@ func NewRecords(config *rest.Config, namespace string, log logr.Logger) (*Record
 	if err != nil {
 		return nil, err
 	}
-	return &Records{memory: NewMemory(), self: self, namespace: namespace, log: log, heads: map[string]head{}, dirty: map[string]struct{}{}}, nil
+	return &Records{memory: NewMemory(), self: self, namespace: namespace, log: log, heads: map[string]head{}, dirty: map[string]struct{}{}, later: map[string]struct{}{}}, nil
 }
 
 // Load lists the records once. A record that cannot be read is left out: its objects are dry-run.
@@ -168,6 +169,21 @@ func (r *Records) Remember(namespace, name, fingerprint string, judged Judged) {
 	}
 }
 
+// Advance replaces the fingerprint of an owner whose last run still holds. It is written when the process ends in good
+// order: a kill costs a run, and a commit that touches nothing costs no write.
+func (r *Records) Advance(namespace, name, fingerprint string) {
+	owner := namespace + "/" + name
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h, known := r.heads[owner]
+	if !known || h.fingerprint == fingerprint {
+		return
+	}
+	h.fingerprint = fingerprint
+	r.heads[owner] = h
+	r.later[owner] = struct{}{}
+}
+
 // Owners returns the owners that have a record, sorted.
 func (r *Records) Owners() []string {
 	r.mu.Lock()
@@ -202,6 +218,9 @@ func (r *Records) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
+			r.mu.Lock()
+			maps.Copy(r.dirty, r.later)
+			r.mu.Unlock()
 			r.Flush(last)
 			return nil
 		}
@@ -216,6 +235,9 @@ func (r *Records) Flush(ctx context.Context) {
 		todo = append(todo, owner)
 	}
 	clear(r.dirty)
+	for _, owner := range todo {
+		delete(r.later, owner)
+	}
 	r.mu.Unlock()
 	slices.Sort(todo)
 	for i, owner := range todo {

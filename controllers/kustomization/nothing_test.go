@@ -93,3 +93,19 @@ func TestUnwatchedKindsAreTold(t *testing.T) {
 		t.Errorf("still there: %+v", c)
 	}
 }
+
+// A commit beside the build is known after a restart in good order, without a write for it at the time.
+func TestARestartAfterACommitBesideIsNotBuilt(t *testing.T) {
+	w := newWorld(t, options{records: true})
+	r := newRepository(w)
+	w.sync("app")
+	w.ready("app", r.commit(map[string]string{"kustomization.yaml": "resources: [a.yaml]\n", "a.yaml": w.configMapYAML("a", "1")}))
+	w.ready("app", r.commit(map[string]string{"README.md": "news"}))
+	builds := w.judge.builds()
+	w.stop()
+	w.start(options{records: true})
+	w.asks("app", "look")
+	if got := w.judge.builds() - builds; got != 0 {
+		t.Errorf("%d builds", got)
+	}
+}

@@ -232,7 +232,10 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 		}
 	}
 	if m.fingerprint == in.fingerprint && !forced && (m.revision == in.revision && m.content == in.content || r.untouched(ctx, m, in)) {
-		m.revision, m.content = in.revision, in.content
+		if m.content != in.content {
+			m.revision, m.content = in.revision, in.content
+			r.advanced(ks, in)
+		}
 		if done, result, err := r.look(ctx, ks, m, in); done {
 			return result, err
 		}

@@ -18,12 +18,14 @@ type Memory interface {
 	// Recall returns "" when there is none.
 	Recall(ctx context.Context, namespace, name string) (fingerprint string, err error)
 	Remember(namespace, name, fingerprint string, judged cluster.Judged)
+	// Advance replaces the fingerprint after a commit that touched nothing. It need not survive a kill.
+	Advance(namespace, name, fingerprint string)
 }
 
-// kept is what is remembered of a run: its inputs, and the inventory that it left. With another inventory the run was not
-// the last one.
-func (r *Reconciler) kept(fingerprint string, inventory []manifest.ID) string {
-	parts := [][]byte{[]byte(fingerprint)}
+// kept is what is remembered of a run: its inputs, the artifact that it knows, and the inventory that it left. With another
+// inventory the run was not the last one.
+func (r *Reconciler) kept(in inputs, inventory []manifest.ID) string {
+	parts := [][]byte{[]byte(in.fingerprint), []byte(in.content)}
 	for _, id := range inventory {
 		parts = append(parts, []byte(id.String()))
 	}
@@ -34,7 +36,14 @@ func (r *Reconciler) kept(fingerprint string, inventory []manifest.ID) string {
 func (r *Reconciler) begun(ks *kustomizev1.Kustomization, in inputs) { r.note(ks, in, "") }
 
 func (r *Reconciler) through(ks *kustomizev1.Kustomization, in inputs, inventory []manifest.ID) {
-	r.note(ks, in, r.kept(in.fingerprint, inventory))
+	r.note(ks, in, r.kept(in, inventory))
+}
+
+// advanced notes that a commit touched nothing of what is applied.
+func (r *Reconciler) advanced(ks *kustomizev1.Kustomization, in inputs) {
+	if ids, err := inventoryOf(ks); err == nil && r.Memory != nil {
+		r.Memory.Advance(ks.Namespace, ks.Name, r.kept(in, ids))
+	}
 }
 
 func (r *Reconciler) note(ks *kustomizev1.Kustomization, in inputs, kept string) {
@@ -68,7 +77,7 @@ func (r *Reconciler) recall(ctx context.Context, ks *kustomizev1.Kustomization, 
 	if err != nil {
 		return
 	}
-	if was, err := r.Memory.Recall(ctx, ks.Namespace, ks.Name); err != nil || was != r.kept(in.fingerprint, old) {
+	if was, err := r.Memory.Recall(ctx, ks.Namespace, ks.Name); err != nil || was != r.kept(in, old) {
 		return
 	}
 	if !r.intact(ctx, ks, in) {
