@@ -65,6 +65,10 @@ by policy, and only then writes the first object.`,
 		newSealCommand(),
 		newRenderCommand(),
 		newVerifyCommand(),
+		newGetCommand(),
+		newReconcileCommand(),
+		newSuspendCommand(),
+		newResumeCommand(),
 		newVersionCommand(),
 	)
 	return root
