@@ -69,6 +69,8 @@ by policy, and only then writes the first object.`,
 		newReconcileCommand(),
 		newSuspendCommand(),
 		newResumeCommand(),
+		newTreeCommand(),
+		newEventsCommand(),
 		newVersionCommand(),
 	)
 	return root

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
@@ -103,6 +105,61 @@ func (s *session) mapper() (*restmapper.DeferredDiscoveryRESTMapper, discovery.D
 	}
 	cached := memory.NewMemCacheClient(client)
 	return restmapper.NewDeferredDiscoveryRESTMapper(cached), cached, nil
+}
+
+// kindNamed finds a kind by what people type: a kind, a resource or a short name, with or without its group. Those that
+// the verbs know cost no request.
+func (s *session) kindNamed(word string) (kind, error) {
+	for _, k := range append(kinds(), secretKind) {
+		if strings.EqualFold(word, k.name) || slices.Contains(k.nouns, strings.ToLower(word)) {
+			return k, nil
+		}
+	}
+	deferred, client, err := s.mapper()
+	if err != nil {
+		return kind{}, err
+	}
+	unknown := fault.New("", fault.NotFound, fault.Ref{}, "the cluster has no kind %q", word).Fix("see `kubectl api-resources`")
+	asked := schema.ParseGroupResource(strings.ToLower(word))
+	mapper := restmapper.NewShortcutExpander(deferred, client, nil)
+	gvr, err := mapper.ResourceFor(asked.WithVersion(""))
+	if err != nil {
+		if meta.IsNoMatchError(err) {
+			return kind{}, unknown
+		}
+		return kind{}, unanswered(err, fault.Ref{}, "list")
+	}
+	gvk, err := mapper.KindFor(gvr)
+	if err != nil {
+		return kind{}, unknown
+	}
+	return kindServed(deferred, gvk)
+}
+
+// kindServed describes how the cluster serves a kind, in another version if it does not serve this one.
+func kindServed(mapper meta.RESTMapper, gvk schema.GroupVersionKind) (kind, error) {
+	mapping, err := mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if meta.IsNoMatchError(err) {
+		mapping, err = mapper.RESTMapping(gvk.GroupKind())
+	}
+	if err != nil {
+		return kind{}, unanswered(err, fault.Ref{Kind: gvk.Kind}, "find")
+	}
+	return kind{
+		name: mapping.GroupVersionKind.Kind, nouns: []string{mapping.Resource.Resource}, resource: mapping.Resource,
+		clusterWide: mapping.Scope.Name() == meta.RESTScopeNameRoot, condition: readyCondition,
+	}, nil
+}
+
+// objectNamed reads what people type to name one object: "KIND/NAME", or two words.
+func (s *session) objectNamed(words []string) (k kind, name string, err error) {
+	text := strings.Join(words, "/")
+	word, name, ok := strings.Cut(text, "/")
+	if !ok || word == "" || name == "" || strings.Contains(name, "/") {
+		return kind{}, "", wrongUse("%q names no object", text).Fix("write KIND/NAME, for instance deployment/web")
+	}
+	k, err = s.kindNamed(word)
+	return k, name, err
 }
 
 // unanswered says what became of a request that failed. doing is a verb: "read", "list".
