@@ -130,6 +130,7 @@ var revealers = []allowance{
 var wirers = []allowance{
 	{"cluster/payload.go", "the write of a commit's object, and its dry run"},
 	{"cluster/secrets.go", "the write of a Secret that an opener made"},
+	{"cmd/sealock/diff_live.go", "the dry run of what a person compares, to where it would be applied, with their own rights"},
 }
 
 // longFiles may have more than maxLines lines. At most five, each with the reason why it is one thing.

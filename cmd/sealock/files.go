@@ -32,7 +32,7 @@ func renderDir(ctx context.Context, dir string) ([]manifest.Object, error) {
 	}
 	defer disk.Close()
 	tokens := plaintext.NewTokens(plaintext.RandomKey())
-	set, _, err := render.New(render.Options{Dir: below}).Render(ctx, &maskedFS{disk.FS(), tokens}, tokens)
+	set, _, err := render.New(render.Options{Dir: below}).Render(ctx, &maskedFS{FS: disk.FS(), tokens: tokens}, tokens)
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +69,7 @@ func noFolder(dir string) error {
 type maskedFS struct {
 	fs.FS
 	tokens *plaintext.Tokens
+	stands plaintext.Value // for each ciphertext
 }
 
 // What sops writes into a file: values, and its own metadata in YAML and in dotenv files.
@@ -80,7 +81,7 @@ var (
 
 // mask returns the text of an encrypted file as that of one which was opened, lines where they were.
 func (m *maskedFS) mask(name string, text []byte) []byte {
-	secret := []byte(m.tokens.Issue(plaintext.Value{}))
+	secret := []byte(m.tokens.Issue(m.stands))
 	token := func([]byte) []byte { return secret }
 	switch path.Ext(name) {
 	case ".yaml", ".yml":

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,10 +39,16 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return 0
 	}
+	code := fault.KindOf(err).ExitCode()
+	if end := (*ended)(nil); errors.As(err, &end) {
+		if code = end.code; end.because == nil {
+			return code
+		}
+	}
 	for _, line := range strings.Split(err.Error(), "\n") {
 		fmt.Fprintln(stderr, "sealock:", line)
 	}
-	return fault.KindOf(err).ExitCode()
+	return code
 }
 
 // newRootCommand is the command table.
@@ -71,6 +78,7 @@ by policy, and only then writes the first object.`,
 		newResumeCommand(),
 		newTreeCommand(),
 		newEventsCommand(),
+		newDiffCommand(),
 		newVersionCommand(),
 	)
 	return root

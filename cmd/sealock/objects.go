@@ -66,6 +66,9 @@ var (
 	secretKind = kind{ //nolint:gochecknoglobals // a constant
 		name: "Secret", nouns: []string{"secrets"}, resource: schema.GroupVersionResource{Version: "v1", Resource: "secrets"},
 	}
+	configMapKind = kind{ //nolint:gochecknoglobals // a constant
+		name: "ConfigMap", nouns: []string{"configmaps"}, resource: schema.GroupVersionResource{Version: "v1", Resource: "configmaps"},
+	}
 	eventKind = kind{ //nolint:gochecknoglobals // a constant
 		name: "Event", nouns: []string{"events"}, resource: schema.GroupVersionResource{Version: "v1", Resource: "events"},
 	}

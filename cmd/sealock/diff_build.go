@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+
+	"sealock.dev/sealock/api/sealock/v1alpha1"
+	"sealock.dev/sealock/controllers/kustomization"
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/plaintext"
+	"sealock.dev/sealock/tenants"
+)
+
+// ownRights reads Secrets and ConfigMaps as the person who typed the command.
+type ownRights struct{ *session }
+
+// Secret returns the payloads of a Secret.
+func (o ownRights) Secret(ctx context.Context, namespace, name string) (map[string]plaintext.Value, error) {
+	obj, err := o.get(ctx, secretKind, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	data, _, _ := unstructured.NestedMap(obj.Object, "data")
+	out := make(map[string]plaintext.Value, len(data))
+	for k, v := range data {
+		text, _ := v.(string)
+		raw, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, fault.New("", fault.Invalid, secretKind.ref(namespace, name), "the entry is not base64").At("data." + k)
+		}
+		out[k] = plaintext.New(raw)
+	}
+	return out, nil
+}
+
+// ConfigMap returns the data of a ConfigMap.
+func (o ownRights) ConfigMap(ctx context.Context, namespace, name string) (map[string]string, error) {
+	obj, err := o.get(ctx, configMapKind, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	data, _, err := unstructured.NestedStringMap(obj.Object, "data")
+	return data, err
+}
+
+// unknown stands for a value that no key at hand opens. It is random hex of a length that is also base64, so that it can
+// stand wherever a Secret may have a value, and nothing else is taken for it.
+type unknown struct{ plain, decoded plaintext.Value }
+
+func newUnknown() unknown {
+	random := make([]byte, 24)
+	_, _ = rand.Read(random) // never fails
+	text := hex.EncodeToString(random)
+	decoded, _ := base64.StdEncoding.DecodeString(text) // 48 characters of its alphabet
+	return unknown{plaintext.FromString(text), plaintext.New(decoded)}
+}
+
+func (u unknown) is(v plaintext.Value) bool { return v.Equal(u.plain) || v.Equal(u.decoded) }
+
+// wanted is what a folder says should be on the cluster.
+type wanted struct {
+	set     []manifest.Object
+	scrub   *plaintext.Scrubber
+	unknown unknown
+	notes   []string
+}
+
+// build makes the objects of a folder as the controller would for the Kustomization.
+func (s *session) build(ctx context.Context, ks *unstructured.Unstructured, dir, keyFile string) (wanted, error) {
+	w := wanted{scrub: plaintext.NewScrubber(), unknown: newUnknown()}
+	root, below, err := repositoryOf(dir)
+	if err != nil {
+		return w, err
+	}
+	disk, err := os.OpenRoot(root) // a link that leads out of the repository is not followed, as in the controller
+	if err != nil {
+		return w, noFolder(dir)
+	}
+	defer disk.Close()
+	offline := kustomization.Offline{Grant: s.grant(ctx, ks, &w), Data: ownRights{s}, Decrypter: newDecrypter}
+	if keyFile != "" {
+		text, err := os.ReadFile(keyFile)
+		if err != nil {
+			return w, fault.New("", fault.NotFound, fault.Ref{File: keyFile}, "the file cannot be read").At("--decryption-keys")
+		}
+		offline.Keys = map[string]plaintext.Value{"file.agekey": plaintext.New(text)}
+	}
+	built, err := offline.Build(ctx, ks.Object, below)
+	if err != nil {
+		return w, err
+	}
+	tokens := plaintext.NewTokens(plaintext.RandomKey())
+	files, err := w.open(ctx, built, disk.FS(), tokens)
+	if err == nil {
+		w.set, _, err = built.Renderer.Render(ctx, files, tokens)
+	}
+	w.scrub.Add(tokens.Values()...)
+	for i, o := range w.set {
+		w.scrub.Add(o.Values()...)
+		w.set[i].Source.File = relative(dir, o.Source.File)
+	}
+	return w, w.safe(err)
+}
+
+// open opens encrypted files, or masks them where there is no key. What a missing key hides is no reason to hide the rest.
+func (w *wanted) open(ctx context.Context, built kustomization.Build, files fs.FS, tokens *plaintext.Tokens) (fs.FS, error) {
+	if built.Opener == nil && built.NoKeys == nil {
+		return files, nil // an encrypted file is then an error, as in the controller
+	}
+	missing := built.NoKeys
+	if missing == nil {
+		opened, err := built.Opener.OpenFiles(ctx, files, tokens)
+		if err == nil || fault.KindOf(err) != fault.NoKey {
+			return opened, err
+		}
+		missing = err
+	}
+	if kind := fault.KindOf(missing); kind != fault.NoKey && kind != fault.Denied && kind != fault.NotFound {
+		return nil, missing
+	}
+	w.notes = append(w.notes, "encrypted values are shown as **SOPS** and not compared: "+missing.Error())
+	return &maskedFS{FS: files, tokens: tokens, stands: w.unknown.plain}, nil
+}
+
+// grant is that of the Kustomization, as far as the person may read Tenants. Fences are the controller's to hold: here it
+// says which keys a tenant has.
+func (s *session) grant(ctx context.Context, ks *unstructured.Unstructured, w *wanted) tenants.Grant {
+	var found []v1alpha1.Tenant
+	client, err := dynamic.NewForConfig(s.config)
+	if err == nil {
+		err = list(ctx, client, "tenants", &found)
+	}
+	if err != nil {
+		if _, decrypts, _ := unstructured.NestedMap(ks.Object, "spec", "decryption"); decrypts {
+			w.notes = append(w.notes, "the Tenants cannot be read, and so the keys of a tenant are not used")
+		}
+	}
+	return tenants.NewIndex(found, tenants.DefaultSettings()).GrantFor(ks.GetNamespace())
+}
+
+// safe returns err without the values that are known.
+func (w *wanted) safe(err error) error {
+	if err == nil {
+		return nil
+	}
+	var out []error
+	for _, f := range fault.All(err) {
+		c := *f
+		c.Err, c.Field, c.Remedy = errors.New(w.scrub.Scrub(f.Err.Error())), w.scrub.Scrub(c.Field), w.scrub.Scrub(c.Remedy)
+		out = append(out, &c)
+	}
+	if len(out) == 0 {
+		return errors.New(w.scrub.Scrub(err.Error()))
+	}
+	return errors.Join(out...)
+}
+
+// spared says why a prune would leave an object, "" when it would not: another owner has it, or a marker says so.
+func spared(live *metav1.PartialObjectMetadata, ks *unstructured.Unstructured) string {
+	labels := live.Labels
+	if labels[labelOwner] != ks.GetName() || labels[labelOwnerSpace] != ks.GetNamespace() {
+		return "it is left: it belongs to another owner"
+	}
+	for _, marker := range []struct{ key, value string }{{"prune", "disabled"}, {"reconcile", "disabled"}, {"ssa", "Ignore"}} {
+		if marked(live, marker.key, marker.value) {
+			return "it is left: " + kustomizeGroup + "/" + marker.key + " is " + marker.value
+		}
+	}
+	return ""
+}
