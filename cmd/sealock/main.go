@@ -79,6 +79,7 @@ by policy, and only then writes the first object.`,
 		newTreeCommand(),
 		newEventsCommand(),
 		newDiffCommand(),
+		newWhyCommand(),
 		newVersionCommand(),
 	)
 	return root
