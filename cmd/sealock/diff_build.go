@@ -70,6 +70,7 @@ func (u unknown) is(v plaintext.Value) bool { return v.Equal(u.plain) || v.Equal
 // wanted is what a folder says should be on the cluster.
 type wanted struct {
 	set     []manifest.Object
+	owner   manifest.Owner // on whose behalf it is applied
 	scrub   *plaintext.Scrubber
 	unknown unknown
 	notes   []string
@@ -99,6 +100,7 @@ func (s *session) build(ctx context.Context, ks *unstructured.Unstructured, dir,
 	if err != nil {
 		return w, err
 	}
+	w.owner = built.Owner
 	tokens := plaintext.NewTokens(plaintext.RandomKey())
 	files, err := w.open(ctx, built, disk.FS(), tokens)
 	if err == nil {

@@ -18,6 +18,7 @@ import (
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/client-go/metadata"
 
+	"sealock.dev/sealock/cluster"
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/manifest"
 	"sealock.dev/sealock/plaintext"
@@ -33,8 +34,7 @@ func (s *session) compare(ctx context.Context, ks *unstructured.Unstructured, di
 	if err != nil {
 		return nil, err
 	}
-	force, _, _ := unstructured.NestedBool(ks.Object, "spec", "force")
-	j := &comparer{session: s, mapper: mapper, ks: ks, want: want, force: force, key: plaintext.RandomKey(), made: map[schema.GroupKind]bool{}, spaces: map[string]bool{}}
+	j := &comparer{session: s, mapper: mapper, ks: ks, want: want, key: plaintext.RandomKey(), made: map[schema.GroupKind]bool{}, spaces: map[string]bool{}}
 	set, err := j.prepare(want.set)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,6 @@ type comparer struct {
 	mapper meta.RESTMapper
 	ks     *unstructured.Unstructured
 	want   wanted
-	force  bool
 	key    plaintext.Key // of this call: digests of two calls cannot be compared
 
 	made   map[schema.GroupKind]bool // kinds that the set defines
@@ -107,7 +106,6 @@ func (j *comparer) prepare(set []manifest.Object) ([]manifest.Object, error) {
 			j.spaces[o.Name()] = true
 		}
 	}
-	owner := map[string]string{labelOwner: j.ks.GetName(), labelOwnerSpace: j.ks.GetNamespace()}
 	seen := map[manifest.ID]fault.Ref{}
 	var out []manifest.Object
 	var errs []error
@@ -128,7 +126,7 @@ func (j *comparer) prepare(set []manifest.Object) ([]manifest.Object, error) {
 			continue
 		}
 		seen[o.ID()] = o.Ref()
-		out = append(out, withoutServerFields(o.WithMeta(owner, nil)))
+		out = append(out, withoutServerFields(o.WithMeta(j.want.owner.Labels, nil)))
 	}
 	return out, errors.Join(errs...)
 }
@@ -202,11 +200,11 @@ func (j *comparer) ask(ctx context.Context, d difference, o manifest.Object, k k
 		return d, err
 	}
 	after, err := j.of(k, o.Namespace()).Patch(ctx, o.Name(), types.ApplyPatchType, body, metav1.PatchOptions{
-		FieldManager: applyManager, Force: new(true), DryRun: []string{metav1.DryRunAll},
+		FieldManager: j.want.owner.FieldManager, Force: new(true), DryRun: []string{metav1.DryRunAll},
 	})
 	switch {
 	case err == nil:
-	case live != nil && apierrors.IsInvalid(err) && immutable(err) && (j.force || marked(live, "force", "enabled") || marked(&unstructured.Unstructured{Object: o.Body()}, "force", "enabled")):
+	case live != nil && apierrors.IsInvalid(err) && immutable(err) && (j.want.owner.Force || marked(live, "force", "enabled") || marked(&unstructured.Unstructured{Object: o.Body()}, "force", "enabled")):
 		d.Action, d.Note = "recreated", "a field that cannot change would, and force is set"
 		return d, nil
 	default:
@@ -214,7 +212,10 @@ func (j *comparer) ask(ctx context.Context, d difference, o manifest.Object, k k
 	}
 	if d.Action = "created"; live != nil {
 		d.Action = "unchanged"
-		if d.Changes = j.changes(o, live, after); len(d.Changes) > 0 {
+		if d.Changes, err = j.changes(o, live, after); err != nil {
+			return d, err
+		}
+		if len(d.Changes) > 0 {
 			d.Action = "changed"
 		}
 	}
@@ -286,15 +287,18 @@ func (j *comparer) refused(err error, o manifest.Object) error {
 }
 
 // changes returns the fields that the apply would change. Values of secrets stand as digests.
-func (j *comparer) changes(o manifest.Object, live, after *unstructured.Unstructured) []change {
+func (j *comparer) changes(o manifest.Object, live, after *unstructured.Unstructured) ([]change, error) {
 	var secret [][]string
 	o.View(func(path []string, _ plaintext.Value) any { secret = append(secret, path); return nil })
 	a, b := j.shown(o, live, secret), j.shown(o, after, secret)
+	if err := cluster.Ignored(j.want.owner, o, a, b); err != nil {
+		return nil, err
+	}
 	out := fieldsOf("", a, b)
 	for i := range out {
 		out[i].From, out[i].To = j.scrubbed(out[i].From), j.scrubbed(out[i].To)
 	}
-	return out
+	return out, nil
 }
 
 // stale annotations are left by other tools and quote the object, Secrets included.

@@ -27,6 +27,7 @@ import (
 type whyOptions struct {
 	personFlags
 	path   string
+	system string
 	output string
 }
 
@@ -58,13 +59,14 @@ With --path, a clone of the repository, file and line are looked up there where 
 	flags := cmd.Flags()
 	o.add(flags)
 	flags.StringVar(&o.path, "path", "", "Folder of this machine that stands for spec.path of the Kustomization.")
+	flags.StringVar(&o.system, "system-namespace", systemNamespace, "Namespace of the installation.")
 	flags.StringVarP(&o.output, "output", "o", "", "Format: json or yaml; lines for people without it.")
 	_ = cmd.MarkFlagDirname("path")
 	return cmd
 }
 
-// answer is what why prints. Its JSON is a contract: fields are added, never changed.
-type answer struct {
+// explanation is what why prints. Its JSON is a contract: fields are added, never changed.
+type explanation struct {
 	Object        string    `json:"object"`
 	Through       []string  `json:"through,omitempty"` // the objects that it belongs to, up to the one that a commit brought
 	Kustomization string    `json:"kustomization,omitempty"`
@@ -99,7 +101,7 @@ func (o *whyOptions) run(ctx context.Context, args []string, out io.Writer) erro
 	if err != nil {
 		return err
 	}
-	var records provenance = noRecord{}
+	var records provenance = fromRecord{session: s, namespace: o.system}
 	if o.path != "" {
 		records = fromFolder{provenance: records, session: s, dir: o.path}
 	}
@@ -117,10 +119,10 @@ func (o *whyOptions) run(ctx context.Context, args []string, out io.Writer) erro
 type asker struct {
 	*session
 	meta metadata.Interface
-	answer
+	explanation
 }
 
-func (s *session) why(ctx context.Context, k kind, name string, records provenance) (*answer, error) {
+func (s *session) why(ctx context.Context, k kind, name string, records provenance) (*explanation, error) {
 	client, err := metadata.NewForConfig(s.config)
 	if err != nil {
 		return nil, fault.New("", fault.Invalid, fault.Ref{}, "the kubeconfig is not usable").Fix("check it with `kubectl config view`")
@@ -140,7 +142,7 @@ func (s *session) why(ctx context.Context, k kind, name string, records provenan
 	if ks == nil {
 		a.Notes = append(a.Notes, "no Kustomization brings it")
 		a.events(ctx, k, obj, nil)
-		return &a.answer, nil
+		return &a.explanation, nil
 	}
 	if brought.UID != obj.UID {
 		a.Applied, _ = managersOf(brought)
@@ -153,7 +155,7 @@ func (s *session) why(ctx context.Context, k kind, name string, records provenan
 	}
 	a.take(known)
 	a.events(ctx, k, obj, ks)
-	return &a.answer, nil
+	return &a.explanation, nil
 }
 
 func (a *asker) read(ctx context.Context, k kind, namespace, name string) (*metav1.PartialObjectMetadata, error) {
@@ -345,7 +347,7 @@ func (a *asker) about(message string) string {
 // mostFields bounds what is shown of the fields of one manager.
 const mostFields = 6
 
-func (a *answer) print(out io.Writer) error {
+func (a *explanation) print(out io.Writer) error {
 	w := &errWriter{out: out}
 	say := func(label, text string) {
 		if text != "" {
@@ -380,7 +382,7 @@ func (a *answer) print(out io.Writer) error {
 	return w.err
 }
 
-func (a *answer) commit() string {
+func (a *explanation) commit() string {
 	if a.Kustomization == "" {
 		return ""
 	}

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"sealock.dev/sealock/cluster"
+	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/manifest"
 )
 
@@ -28,11 +31,38 @@ type provenance interface {
 	of(ctx context.Context, owner types.NamespacedName, id manifest.ID) (origin, error)
 }
 
-// noRecord knows nothing.
-type noRecord struct{}
+// fromRecord reads what the controller persists of each Kustomization, in its own namespace.
+type fromRecord struct {
+	session   *session
+	namespace string
+}
 
-func (noRecord) of(context.Context, types.NamespacedName, manifest.ID) (origin, error) {
-	return origin{}, nil
+func (f fromRecord) of(ctx context.Context, owner types.NamespacedName, id manifest.ID) (origin, error) {
+	name := cluster.RecordName(owner.Namespace, owner.Name)
+	obj, err := f.session.get(ctx, configMapKind, f.namespace, name)
+	if fault.KindOf(err) == fault.NotFound {
+		return origin{}, nil // nothing was applied yet, or not by this version
+	}
+	if err != nil {
+		return origin{}, err
+	}
+	ref := configMapKind.ref(f.namespace, name)
+	packed, err := base64.StdEncoding.DecodeString(field(obj, "binaryData", cluster.RecordKey))
+	if err != nil {
+		return origin{}, fault.New("", fault.Invalid, ref, "the record is not base64")
+	}
+	record, err := cluster.DecodeRecord(packed)
+	if err != nil {
+		return origin{}, fault.New("", fault.Invalid, ref, "%w", err)
+	}
+	known := origin{Tenant: record.Tenant, Identity: record.Identity, Policies: record.Policies}
+	for _, o := range record.Objects {
+		if o.ID == id.String() {
+			known.File, known.Line, known.Revision, known.Applied = o.File, o.Line, o.Revision, o.Applied
+			known.DriftedAt, known.DriftedBy = o.DriftedAt, o.DriftedBy
+		}
+	}
+	return known, nil
 }
 
 // fromFolder completes file and line from a clone of the repository.
@@ -43,9 +73,9 @@ type fromFolder struct {
 }
 
 func (f fromFolder) of(ctx context.Context, owner types.NamespacedName, id manifest.ID) (origin, error) {
-	known, err := f.provenance.of(ctx, owner, id)
-	if err != nil || known.File != "" {
-		return known, err
+	known, _ := f.provenance.of(ctx, owner, id) // the folder is the answer to who may not read the record
+	if known.File != "" {
+		return known, nil
 	}
 	ks, err := f.session.get(ctx, kustomizationKind, owner.Namespace, owner.Name)
 	if err != nil {

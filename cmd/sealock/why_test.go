@@ -8,12 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"sealock.dev/sealock/cluster"
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/manifest"
 )
@@ -75,7 +77,7 @@ stringData: {password: hush-hush}
 		t.Errorf("what happened to others is told:\n%s", out)
 	}
 
-	var a answer
+	var a explanation
 	if err := json.Unmarshal([]byte(p.ok("why", "rs", made, "-o", "json")), &a); err != nil || a.Kustomization != "Kustomization/"+ns+"/app" || !slices.Equal(a.Through, []string{"Deployment/" + ns + "/web"}) || a.Applied.IsZero() {
 		t.Errorf("a ReplicaSet: %v %+v", err, a)
 	}
@@ -123,6 +125,34 @@ func TestWhyTellsWhatTheControllerNoted(t *testing.T) {
 	dir := folder(t, map[string]string{"x.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\n"})
 	if out := p.ok("why", "cm/settings", "--path", dir); !strings.Contains(out, "x.yaml:5") {
 		t.Errorf("with a clone of the repository:\n%s", out)
+	}
+}
+
+// TestWhyReadsTheRecordOfTheController: the one that cluster persists, through its own writer.
+func TestWhyReadsTheRecordOfTheController(t *testing.T) {
+	p := newPeople(t)
+	ns := p.session.namespace
+	p.kustomization("app")
+	p.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\n", applyManager, "app")
+	p.inventory("app", 1, ns+"_settings__ConfigMap/v1")
+	records, err := cluster.NewRecords(p.config, ns, logr.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	records.Put(ns+"/app", manifest.ID{Namespace: ns, Name: "settings", Kind: "ConfigMap", Version: "v1"}, cluster.Baseline{Origin: cluster.Origin{
+		File: "deploy/all.yaml", Line: 7, Revision: "main@sha1:ffffffffffffffffffffffffffffffffffffffff", Applied: at, Drift: cluster.Drift{At: at, By: "kubectl-edit"},
+	}})
+	records.Remember(ns, "app", "f", cluster.Judged{Tenant: "team-a", Identity: "sealock:tenant:team-a", Policies: "p1"})
+	records.Flush(t.Context())
+	out := p.ok("why", "configmap/settings", "--system-namespace", ns)
+	for _, want := range []string{"deploy/all.yaml:7", "main@sha1:ffffffff", "applied   2026-01-02T03:04:05Z", "drifted   2026-01-02T03:04:05Z", "by kubectl-edit", "tenant    team-a", "policies  p1"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+	if out := p.ok("why", "configmap/settings", "--system-namespace", "nowhere"); !strings.Contains(out, "Kustomization/"+ns+"/app") {
+		t.Errorf("without a record:\n%s", out)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/manifest"
 	"sealock.dev/sealock/pipeline"
 	"sealock.dev/sealock/plaintext"
 	"sealock.dev/sealock/render"
@@ -29,6 +30,8 @@ type Build struct {
 	// Opener opens encrypted files; nil where the Kustomization does not ask for that, or NoKeys says why it cannot be done.
 	Opener pipeline.FileOpener
 	NoKeys error
+	// Owner is on whose behalf the objects would be applied.
+	Owner manifest.Owner
 }
 
 // Build translates a Kustomization, as the API server sends it, into the build of dir, a folder that stands for spec.path.
@@ -43,7 +46,8 @@ func (o Offline) Build(ctx context.Context, body map[string]any, dir string) (Bu
 	if err != nil {
 		return Build{}, err
 	}
-	built := Build{Renderer: renderer(ks, vars)}
+	built := Build{Renderer: renderer(ks, vars), Owner: owner(ks)}
+	built.Owner.Force = ks.Spec.Force
 	switch {
 	case ks.Spec.Decryption == nil:
 	case o.Keys != nil:
