@@ -136,8 +136,9 @@ func (c change) lines() []string {
 	return out
 }
 
+// scalar writes a value so that "1" and 1 differ.
 func scalar(v any) string {
-	if text, ok := v.(string); ok && text != "" && strings.TrimSpace(text) == text && !strings.Contains(text, "\n") {
+	if text, ok := v.(string); ok && text != "" && strings.TrimSpace(text) == text && !strings.Contains(text, "\n") && !json.Valid([]byte(text)) {
 		return text
 	}
 	text, err := json.Marshal(v)

@@ -291,6 +291,9 @@ func (j *comparer) changes(o manifest.Object, live, after *unstructured.Unstruct
 	var secret [][]string
 	o.View(func(path []string, _ plaintext.Value) any { secret = append(secret, path); return nil })
 	a, b := j.shown(o, live, secret), j.shown(o, after, secret)
+	if !marked(live, "ssa", "Merge") {
+		takenBack(b, live, after, j.want.owner.FieldManager)
+	}
 	if err := cluster.Ignored(j.want.owner, o, a, b); err != nil {
 		return nil, err
 	}

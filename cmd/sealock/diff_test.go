@@ -200,6 +200,39 @@ func TestDiffTellsWhichFieldsChange(t *testing.T) {
 	}
 }
 
+// TestDiffShowsWhatKubectlAddedAsTakenBack: a field that is not in the manifest is removed by the apply when kubectl wrote
+// it, stays when a controller did, and stays on an object that is marked so.
+func TestDiffShowsWhatKubectlAddedAsTakenBack(t *testing.T) {
+	p := newPeople(t)
+	p.kustomization("app")
+	p.apply(workload, applyManager, "app")
+	deployments := p.objects.Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}).Namespace(p.session.namespace)
+	patch := func(manager, body string) {
+		t.Helper()
+		if _, err := deployments.Patch(t.Context(), "web", types.StrategicMergePatchType, []byte(body), metav1.PatchOptions{FieldManager: manager}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := folder(t, map[string]string{"all.yaml": workload})
+	patch("some-controller", `{"metadata":{"annotations":{"some-controller/note":"x"}}}`)
+	if c, _ := p.compared("app", dir); len(c.Objects) != 0 {
+		t.Errorf("what a controller added is drift: %+v", c.Objects)
+	}
+	patch("kubectl-edit", `{"metadata":{"annotations":{"note":"x"}},"spec":{"template":{"spec":{"containers":[{"name":"web","env":[{"name":"B","value":"2"}]}]}}}}`)
+	c, _ := p.compared("app", dir)
+	want := []change{{`metadata.annotations.note`, "x", nil}, {`spec.template.spec.containers[web].env[B].name`, "B", nil}, {`spec.template.spec.containers[web].env[B].value`, "2", nil}}
+	if len(c.Objects) != 1 {
+		t.Fatalf("%+v", c.Objects)
+	}
+	if diff := cmp.Diff(want, c.Objects[0].Changes); diff != "" {
+		t.Error(diff)
+	}
+	patch("kubectl-label", `{"metadata":{"annotations":{"kustomize.toolkit.fluxcd.io/ssa":"Merge"}}}`)
+	if c, _ := p.compared("app", dir); len(c.Objects) != 0 {
+		t.Errorf("an object that is to be merged: %+v", c.Objects)
+	}
+}
+
 // TestDiffMasksSecretsButTellsThemApart: no value is printed, two values have two digests, and two calls too.
 func TestDiffMasksSecretsButTellsThemApart(t *testing.T) {
 	p := newPeople(t)

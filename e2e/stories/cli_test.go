@@ -67,7 +67,7 @@ func TestVerbsOfPeople(t *testing.T) {
 	tm.ok(os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(configMap("settings", "two")), 0o600))
 	tm.ok(os.WriteFile(filepath.Join(dir, "sops.yaml"), []byte(tm.sops("s.yaml", secretYAML("people", "from-sops", map[string]string{"password": next}))), 0o600))
 	tm.ok(os.Remove(filepath.Join(dir, "sealed.yaml")))
-	out += tm.says(1, []string{"diff", "ks", "app", "--path", dir}, "changed   ConfigMap/people/settings", "- data.value: 1", "+ data.value: two",
+	out += tm.says(1, []string{"diff", "ks", "app", "--path", dir}, "changed   ConfigMap/people/settings", `- data.value: "1"`, "+ data.value: two",
 		"changed   Secret/people/from-sops", "[secret ", "pruned    SealedSecret/people/from-seal", "0 created, 2 changed, 1 pruned")
 	commit, err := tm.CommitAndPush(tm.ctx, "people", "change")
 	tm.ok(err)
