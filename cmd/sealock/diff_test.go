@@ -233,6 +233,32 @@ func TestDiffShowsWhatKubectlAddedAsTakenBack(t *testing.T) {
 	}
 }
 
+// TestDiffLeavesOutWhatIsIgnored: a field that spec.ignore names is no drift.
+func TestDiffLeavesOutWhatIsIgnored(t *testing.T) {
+	p := newPeople(t)
+	p.kustomization("app", "  ignore: [{paths: [/spec/replicas], target: {kind: Deployment}}]")
+	p.apply(workload, applyManager, "app")
+	p.apply("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 9}\n", "autoscaler", "")
+	if c, _ := p.compared("app", folder(t, map[string]string{"all.yaml": workload})); len(c.Objects) != 0 {
+		t.Errorf("%+v", c.Objects)
+	}
+}
+
+// TestDiffRecreates: force, by the Kustomization or by a marker, where a field cannot change.
+func TestDiffRecreates(t *testing.T) {
+	p := newPeople(t)
+	p.kustomization("app")
+	p.kustomization("forced", "  force: true")
+	for _, owner := range []string{"app", "forced"} {
+		p.apply(strings.ReplaceAll(workload, "name: web", "name: "+owner), applyManager, owner)
+		dir := folder(t, map[string]string{"all.yaml": strings.NewReplacer("name: web", "name: "+owner, "app: web", "app: other").Replace(workload)})
+		code, out, errs := p.sealock("diff", "ks", owner, "--path", dir)
+		if owner == "app" && (code != 2 || !strings.Contains(errs, "immutable")) || owner == "forced" && (code != 1 || !strings.Contains(out, "recreated Deployment/")) {
+			t.Errorf("%s: exit code %d\n%s%s", owner, code, out, errs)
+		}
+	}
+}
+
 // TestDiffMasksSecretsButTellsThemApart: no value is printed, two values have two digests, and two calls too.
 func TestDiffMasksSecretsButTellsThemApart(t *testing.T) {
 	p := newPeople(t)

@@ -46,8 +46,7 @@ func (o Offline) Build(ctx context.Context, body map[string]any, dir string) (Bu
 	if err != nil {
 		return Build{}, err
 	}
-	built := Build{Renderer: renderer(ks, vars), Owner: owner(ks)}
-	built.Owner.Force = ks.Spec.Force
+	built := Build{Renderer: renderer(ks, vars), Owner: owner(ks, "")}
 	switch {
 	case ks.Spec.Decryption == nil:
 	case o.Keys != nil:
