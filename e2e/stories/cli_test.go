@@ -80,7 +80,14 @@ func TestVerbsOfPeople(t *testing.T) {
 	tm.says(0, []string{"resume", "ks", "app"}, "Kustomization/people/app is ready at main@sha1:"+commit[:8])
 
 	out += tm.says(0, []string{"why", "deployment/web"}, "from      Kustomization/people/app, ready", "commit    main@sha1:", "/people.git (branch main), path ./deploy", "tenant    people", "acts as   sealock:tenant:people", "applied   ")
-	out += tm.says(0, []string{"why", "configmap/settings", "--path", dir}, "main@sha1:"+commit[:8], "a.yaml:1")
+	// Somebody changes it by hand. It is repaired, and the controller notes by whom; its notes are written a moment later.
+	_, err = tm.Kubectl(tm.ctx, "", "-n", "people", "patch", "configmap", "settings", "--type=merge", "-p", `{"data":{"value":"by hand"}}`)
+	tm.ok(err)
+	tm.ok(tm.eventually("why to tell what the controller noted", func() bool {
+		_, told := tm.cli("why", "configmap/settings")
+		return strings.Contains(told, "file      deploy/a.yaml:1\n") && strings.Contains(told, "drifted   ") && strings.Contains(told, "by kubectl-patch\n")
+	}))
+	out += tm.says(0, []string{"why", "configmap/settings", "--system-namespace", "default", "--path", dir}, "main@sha1:"+commit[:8], "a.yaml:1")
 	for _, secret := range []string{pw, next, tm.identity} {
 		if strings.Contains(out, secret) {
 			t.Error("a value of a secret is printed")
