@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,9 +15,10 @@ import (
 
 type diffOptions struct {
 	personFlags
-	path   string
-	keys   string
-	output string
+	path     string
+	revision string
+	keys     string
+	output   string
 }
 
 func newDiffCommand() *cobra.Command {
@@ -48,6 +47,7 @@ of another call are others. Encrypted files that no key at hand opens are shown 
 The exit code is 0 without a difference, 1 with differences, and above 1 when it could not be found out.`,
 		Example: `  sealock diff ks app --path ./deploy
   sealock diff ks app                      # in a clone of the repository: the folder that spec.path names
+  sealock diff ks app --revision my-branch
   sealock diff ks app --path . --decryption-keys ~/.config/sops/age/keys.txt -o json`,
 		Args: oneName, ValidArgsFunction: o.names(k),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -61,6 +61,7 @@ The exit code is 0 without a difference, 1 with differences, and above 1 when it
 	flags := cmd.Flags()
 	o.add(flags)
 	flags.StringVar(&o.path, "path", "", "Folder that stands for spec.path; by default that folder of the Git repository around you.")
+	flags.StringVar(&o.revision, "revision", "", "Branch, tag or commit of the clone to take instead of what is checked out.")
 	flags.StringVar(&o.keys, "decryption-keys", "", "File with age identities, instead of the Secret on the cluster.")
 	flags.StringVarP(&o.output, "output", "o", "", "Format: json or yaml; lines for people without it.")
 	_ = cmd.MarkFlagDirname("path")
@@ -86,6 +87,7 @@ func (e *ended) Unwrap() error { return e.because }
 type comparison struct {
 	Kustomization string       `json:"kustomization"` // namespace/name
 	Folder        string       `json:"folder"`
+	Revision      string       `json:"revision,omitempty"` // of the clone; empty: what is checked out
 	Created       int          `json:"created"`
 	Changed       int          `json:"changed"`
 	Pruned        int          `json:"pruned"`
@@ -128,11 +130,11 @@ func (o *diffOptions) run(ctx context.Context, name string, out, notes io.Writer
 		return fault.New("", fault.Invalid, kustomizationKind.ref(s.namespace, name), "its objects are in another cluster").At("spec.kubeConfig").
 			Fix("compare there, with a Kustomization of that cluster")
 	}
-	dir, err := o.folder(ks)
+	from, err := o.clone(ks)
 	if err != nil {
 		return err
 	}
-	c, err := s.compare(ctx, ks, dir, o.keys)
+	c, err := s.compare(ctx, ks, from, o.keys)
 	if err != nil {
 		return err
 	}
@@ -147,26 +149,12 @@ func (o *diffOptions) run(ctx context.Context, name string, out, notes io.Writer
 	return &ended{code: 1}
 }
 
-// folder returns what is built: --path, or spec.path in the repository around the working directory.
-func (o *diffOptions) folder(ks *unstructured.Unstructured) (string, error) {
+// clone returns what is built: --path, or spec.path in the repository around the working directory.
+func (o *diffOptions) clone(ks *unstructured.Unstructured) (clone, error) {
 	if o.path != "" {
-		return o.path, nil
+		return cloneAt(o.path, o.revision)
 	}
-	root, _, err := repositoryOf(".")
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(root, filepath.FromSlash("/"+field(ks, "spec", "path")))
-	info, err := os.Stat(dir)
-	if err != nil || !info.IsDir() {
-		return "", wrongUse("there is no folder %q here", field(ks, "spec", "path")).At("--path").Fix("name the folder that stands for spec.path with --path")
-	}
-	if here, err := os.Getwd(); err == nil {
-		if rel, err := filepath.Rel(here, dir); err == nil {
-			return rel, nil
-		}
-	}
-	return dir, nil
+	return cloneHere(field(ks, "spec", "path"), o.revision)
 }
 
 func (c *comparison) print(out, notes io.Writer) error {
@@ -185,7 +173,11 @@ func (c *comparison) print(out, notes io.Writer) error {
 			w.printf("  %s\n", strings.Join(each.lines(), "\n  "))
 		}
 	}
+	folder := c.Folder
+	if c.Revision != "" {
+		folder += " at " + c.Revision
+	}
 	w.printf("%s with %s: %d created, %d changed, %d pruned, %d skipped, %d unchanged\n",
-		kustomizationKind.name+"/"+c.Kustomization, c.Folder, c.Created, c.Changed, c.Pruned, c.Skipped, c.Unchanged)
+		kustomizationKind.name+"/"+c.Kustomization, folder, c.Created, c.Changed, c.Pruned, c.Skipped, c.Unchanged)
 	return w.err
 }

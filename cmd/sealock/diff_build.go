@@ -76,18 +76,14 @@ type wanted struct {
 	notes   []string
 }
 
-// build makes the objects of a folder as the controller would for the Kustomization.
-func (s *session) build(ctx context.Context, ks *unstructured.Unstructured, dir, keyFile string) (wanted, error) {
+// build makes the objects of a clone as the controller would for the Kustomization.
+func (s *session) build(ctx context.Context, ks *unstructured.Unstructured, from clone, keyFile string) (wanted, error) {
 	w := wanted{scrub: plaintext.NewScrubber(), unknown: newUnknown()}
-	root, below, err := repositoryOf(dir)
+	disk, closer, err := from.open()
 	if err != nil {
 		return w, err
 	}
-	disk, err := os.OpenRoot(root) // a link that leads out of the repository is not followed, as in the controller
-	if err != nil {
-		return w, noFolder(dir)
-	}
-	defer disk.Close()
+	defer closer()
 	offline := kustomization.Offline{Grant: s.grant(ctx, ks, &w), Data: ownRights{s}, Decrypter: newDecrypter}
 	if keyFile != "" {
 		text, err := os.ReadFile(keyFile)
@@ -96,20 +92,20 @@ func (s *session) build(ctx context.Context, ks *unstructured.Unstructured, dir,
 		}
 		offline.Keys = map[string]plaintext.Value{"file.agekey": plaintext.New(text)}
 	}
-	built, err := offline.Build(ctx, ks.Object, below)
+	built, err := offline.Build(ctx, ks.Object, from.below)
 	if err != nil {
 		return w, err
 	}
 	w.owner = built.Owner
 	tokens := plaintext.NewTokens(plaintext.RandomKey())
-	files, err := w.open(ctx, built, disk.FS(), tokens)
+	files, err := w.open(ctx, built, disk, tokens)
 	if err == nil {
 		w.set, _, err = built.Renderer.Render(ctx, files, tokens)
 	}
 	w.scrub.Add(tokens.Values()...)
 	for i, o := range w.set {
 		w.scrub.Add(o.Values()...)
-		w.set[i].Source.File = relative(dir, o.Source.File)
+		w.set[i].Source.File = from.name(o.Source.File)
 	}
 	return w, w.safe(err)
 }

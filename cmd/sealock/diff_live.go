@@ -25,8 +25,8 @@ import (
 )
 
 // compare says what the folder would change as the commit of the Kustomization.
-func (s *session) compare(ctx context.Context, ks *unstructured.Unstructured, dir, keyFile string) (*comparison, error) {
-	want, err := s.build(ctx, ks, dir, keyFile)
+func (s *session) compare(ctx context.Context, ks *unstructured.Unstructured, from clone, keyFile string) (*comparison, error) {
+	want, err := s.build(ctx, ks, from, keyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (s *session) compare(ctx context.Context, ks *unstructured.Unstructured, di
 	if err = errors.Join(append(errs, err)...); err != nil {
 		return nil, want.safe(err)
 	}
-	c := &comparison{Kustomization: ks.GetNamespace() + "/" + ks.GetName(), Folder: dir, Notes: want.notes, Objects: []difference{}}
+	c := &comparison{Kustomization: ks.GetNamespace() + "/" + ks.GetName(), Folder: from.shown, Revision: from.revision, Notes: want.notes, Objects: []difference{}}
 	for _, d := range append(found, pruned...) {
 		c.count(d)
 	}
@@ -111,7 +111,7 @@ func (j *comparer) prepare(set []manifest.Object) ([]manifest.Object, error) {
 	var errs []error
 	for _, o := range set {
 		gk := o.GVK().GroupKind()
-		k, err := kindServed(j.mapper, o.GVK())
+		k, err := j.kind(o)
 		switch {
 		case err == nil && k.clusterWide, err != nil && j.made[gk] && scoped[gk]:
 			o = o.WithNamespace("")
@@ -165,7 +165,7 @@ func (j *comparer) one(ctx context.Context, o manifest.Object) (difference, erro
 		d.Note = "it is marked to be left alone"
 		return d, nil
 	}
-	k, err := kindServed(j.mapper, o.GVK())
+	k, err := j.kind(o)
 	if err != nil || !k.clusterWide && j.spaces[o.Namespace()] && !j.serves(ctx, o.Namespace()) {
 		d.Action = "created" // its kind or its namespace comes with it
 		return d, nil
@@ -186,6 +186,15 @@ func (j *comparer) one(ctx context.Context, o manifest.Object) (difference, erro
 		return d, nil
 	}
 	return j.ask(ctx, d, o, k, live)
+}
+
+// kind is that of an object in the version that it is written in; another would not take it.
+func (j *comparer) kind(o manifest.Object) (kind, error) {
+	k, err := kindServed(j.mapper, o.GVK())
+	if err == nil && k.resource.Version != o.GVK().Version {
+		err = fault.New("", fault.NotFound, o.Ref(), "the version is not served")
+	}
+	return k, err
 }
 
 func (j *comparer) serves(ctx context.Context, namespace string) bool {

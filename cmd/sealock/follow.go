@@ -24,7 +24,11 @@ type seen func(what watch.EventType, obj *unstructured.Unstructured) (done bool,
 
 // follow lists objects and then watches them until each has seen enough. A watch that breaks or expires goes on.
 func follow(ctx context.Context, api dynamic.ResourceInterface, opts metav1.ListOptions, ref fault.Ref, each seen) error {
-	known := map[string]*unstructured.Unstructured{} // by UID
+	return followFrom(ctx, api, opts, ref, map[string]*unstructured.Unstructured{}, each)
+}
+
+// followFrom is follow for who knows some objects already, by their UID: they are told of when they differ or are gone.
+func followFrom(ctx context.Context, api dynamic.ResourceInterface, opts metav1.ListOptions, ref fault.Ref, known map[string]*unstructured.Unstructured, each seen) error {
 	for {
 		if ctx.Err() != nil {
 			return unanswered(ctx.Err(), ref, "watch")

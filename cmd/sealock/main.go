@@ -80,6 +80,8 @@ by policy, and only then writes the first object.`,
 		newEventsCommand(),
 		newDiffCommand(),
 		newWhyCommand(),
+		newExportCommand(),
+		newDeleteCommand(),
 		newVersionCommand(),
 	)
 	return root

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,6 +54,10 @@ type session struct {
 	config    *rest.Config
 	objects   dynamic.Interface
 	namespace string
+
+	learn  sync.Once
+	served *restmapper.DeferredDiscoveryRESTMapper
+	disco  discovery.DiscoveryInterface
 }
 
 // open connects. It asks the API server nothing yet.
@@ -99,12 +104,18 @@ func (s *session) get(ctx context.Context, k kind, namespace, name string) (*uns
 
 // mapper finds out how the cluster serves a kind. It reads discovery when it is first asked.
 func (s *session) mapper() (*restmapper.DeferredDiscoveryRESTMapper, discovery.DiscoveryInterface, error) {
-	client, err := discovery.NewDiscoveryClientForConfig(s.config)
-	if err != nil {
+	s.learn.Do(func() {
+		client, err := discovery.NewDiscoveryClientForConfig(s.config)
+		if err != nil {
+			return
+		}
+		cached := memory.NewMemCacheClient(client)
+		s.served, s.disco = restmapper.NewDeferredDiscoveryRESTMapper(cached), cached
+	})
+	if s.served == nil {
 		return nil, nil, fault.New("", fault.Invalid, fault.Ref{}, "the kubeconfig is not usable").Fix("check it with `kubectl config view`")
 	}
-	cached := memory.NewMemCacheClient(client)
-	return restmapper.NewDeferredDiscoveryRESTMapper(cached), cached, nil
+	return s.served, s.disco, nil
 }
 
 // kindNamed finds a kind by what people type: a kind, a resource or a short name, with or without its group. Those that

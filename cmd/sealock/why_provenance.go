@@ -81,7 +81,11 @@ func (f fromFolder) of(ctx context.Context, owner types.NamespacedName, id manif
 	if err != nil {
 		return known, err
 	}
-	want, err := f.session.build(ctx, ks, f.dir, "")
+	from, err := cloneAt(f.dir, "")
+	if err != nil {
+		return known, err
+	}
+	want, err := f.session.build(ctx, ks, from, "")
 	if err != nil {
 		return known, err
 	}
