@@ -148,6 +148,9 @@ func (p *people) established(name string) {
 	if err != nil {
 		p.Fatal(err)
 	}
+	if mapper, _, err := p.mapper(); err == nil {
+		mapper.Reset() // it has learnt that there is no such kind
+	}
 }
 
 // TestDiffTellsWhichFieldsChange: created, changed and pruned objects, markers, and drift that somebody else made.

@@ -60,6 +60,7 @@ stringData: {password: hush-hush}
 	// The child brings its parent: a tree that never ends.
 	p.inventory("child", 1, ns+"_root_kustomize.toolkit.fluxcd.io_Kustomization/v1")
 
+	p.status(kustomizationKind, "child", readyStatus(kustomizationKind, 1, "Unknown", "Progressing", "Reconciliation in progress"))
 	out := p.ok("tree", "ks", "root")
 	for _, want := range []string{
 		"Kustomization/" + ns + "/root ", shortRevision,
