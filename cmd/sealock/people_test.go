@@ -361,6 +361,19 @@ func TestReconcileWaitsForTheOutcome(t *testing.T) {
 	}
 }
 
+// TestReconcileWaitsForDependencies: what waits for another object is no failure yet, and is told as what is waited for.
+func TestReconcileWaitsForDependencies(t *testing.T) {
+	p := newPeople(t)
+	p.kustomization("app")
+	p.controller(kustomizationKind, func(obj *unstructured.Unstructured) []map[string]any {
+		return []map[string]any{readyStatus(kustomizationKind, 1, "False", "DependencyNotReady", "dependency 'x/y' is not ready")}
+	})
+	code, _, errs := p.sealock("reconcile", "ks", "app", "--timeout", "1500ms")
+	if code != 5 || !strings.Contains(errs, "not done after 1.5s: dependency 'x/y' is not ready") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+}
+
 func TestReconcileWithSourceFetchesFirst(t *testing.T) {
 	p := newPeople(t)
 	p.repository("src")
