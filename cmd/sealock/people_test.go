@@ -441,6 +441,8 @@ func TestSuspendAndResume(t *testing.T) {
 	p.repository("src")
 	p.kustomization("a")
 	p.kustomization("b")
+	// A failure of before is none of what is resumed.
+	p.status(kustomizationKind, "a", readyStatus(kustomizationKind, 1, "False", "BuildFailed", "of before"))
 	if out := p.ok("suspend", "ks", "--all"); strings.Count(out, "is suspended") != 2 {
 		t.Errorf("%s", out)
 	}
