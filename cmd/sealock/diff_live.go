@@ -170,23 +170,32 @@ func (j *comparer) one(ctx context.Context, o manifest.Object) (difference, erro
 		d.Action = "created" // its kind or its namespace comes with it
 		return d, nil
 	}
-	live, err := j.of(k, o.Namespace()).Get(ctx, o.Name(), metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		live, err = nil, nil
+	for range attempts {
+		live, err := j.of(k, o.Namespace()).Get(ctx, o.Name(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			live, err = nil, nil
+		}
+		if err != nil {
+			return d, unanswered(err, o.Ref(), "read")
+		}
+		switch {
+		case live != nil && disabled(live):
+			d.Note = "it is marked, on the cluster, to be left alone"
+			return d, nil
+		case live != nil && marked(desired, "ssa", "IfNotPresent"):
+			d.Note = "it exists, and is only ever created"
+			return d, nil
+		}
+		found, moved, err := j.ask(ctx, d, o, k, live)
+		if !moved || err != nil {
+			return found, err
+		}
 	}
-	if err != nil {
-		return d, unanswered(err, o.Ref(), "read")
-	}
-	switch {
-	case live != nil && disabled(live):
-		d.Note = "it is marked, on the cluster, to be left alone"
-		return d, nil
-	case live != nil && marked(desired, "ssa", "IfNotPresent"):
-		d.Note = "it exists, and is only ever created"
-		return d, nil
-	}
-	return j.ask(ctx, d, o, k, live)
+	return d, fault.New("", fault.Conflict, o.Ref(), "it keeps changing while it is compared").Fix("repeat the command")
 }
+
+// attempts bounds how often an object is compared that changes between the two requests.
+const attempts = 10
 
 // kind is that of an object in the version that it is written in; another would not take it.
 func (j *comparer) kind(o manifest.Object) (kind, error) {
@@ -202,27 +211,30 @@ func (j *comparer) serves(ctx context.Context, namespace string) bool {
 	return err == nil
 }
 
-// ask has the API server dry-run the object, and compares the answer with what is live.
-func (j *comparer) ask(ctx context.Context, d difference, o manifest.Object, k kind, live *unstructured.Unstructured) (difference, error) {
+// ask has the API server dry-run the object, and compares the answer with what is live. moved says that somebody changed
+// the object in between: what differs is then not what the apply would change.
+func (j *comparer) ask(ctx context.Context, d difference, o manifest.Object, k kind, live *unstructured.Unstructured) (found difference, moved bool, err error) {
 	body, hidden, err := j.wire(o, live)
 	if err != nil {
-		return d, err
+		return d, false, err
 	}
 	after, err := j.of(k, o.Namespace()).Patch(ctx, o.Name(), types.ApplyPatchType, body, metav1.PatchOptions{
 		FieldManager: j.want.owner.FieldManager, Force: new(true), DryRun: []string{metav1.DryRunAll},
 	})
 	switch {
+	case err == nil && live != nil && after.GetResourceVersion() != live.GetResourceVersion(): // a dry run gives no new one
+		return d, true, nil
 	case err == nil:
 	case live != nil && apierrors.IsInvalid(err) && immutable(err) && (j.want.owner.Force || marked(live, "force", "enabled") || marked(&unstructured.Unstructured{Object: o.Body()}, "force", "enabled")):
 		d.Action, d.Note = "recreated", "a field that cannot change would, and force is set"
-		return d, nil
+		return d, false, nil
 	default:
-		return d, j.refused(err, o)
+		return d, false, j.refused(err, o)
 	}
 	if d.Action = "created"; live != nil {
 		d.Action = "unchanged"
 		if d.Changes, err = j.changes(o, live, after); err != nil {
-			return d, err
+			return d, false, err
 		}
 		if len(d.Changes) > 0 {
 			d.Action = "changed"
@@ -231,7 +243,7 @@ func (j *comparer) ask(ctx context.Context, d difference, o manifest.Object, k k
 	if hidden > 0 {
 		d.Note = plural(hidden, "value") + " encrypted for somebody else: **SOPS**, not compared"
 	}
-	return d, nil
+	return d, false, nil
 }
 
 // wire is the body of the dry run, values included: it is sent to where it is about to be applied, by who has the key.

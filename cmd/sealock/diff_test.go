@@ -112,6 +112,9 @@ const widget = "\napiVersion: diff.example.com/v1\nkind: Widget\nmetadata: {name
 func TestDiffOfWhatIsLiveIsEmpty(t *testing.T) {
 	p := newPeople(t)
 	p.kustomization("app", "  commonMetadata: {labels: {team: a}}")
+	own := strings.NewReplacer("diff.example.com", p.session.namespace+".example.com") // definitions are the whole cluster's
+	definition, widget := own.Replace(definition), own.Replace(widget)
+	name := "widgets." + p.session.namespace + ".example.com"
 	dir := folder(t, map[string]string{"all.yaml": workload, "crd.yaml": definition, "widget.yaml": widget})
 	before, code := p.compared("app", dir)
 	if code != 1 || before.Created != 7 {
@@ -120,10 +123,10 @@ func TestDiffOfWhatIsLiveIsEmpty(t *testing.T) {
 	rendered := func(text string) string { // as the controller applies it
 		return strings.NewReplacer("metadata: {name: web}", "metadata: {name: web, labels: {team: a}}", "metadata: {name: settings}", "metadata: {name: settings, labels: {team: a}}",
 			"metadata: {name: db}", "metadata: {name: db, labels: {team: a}}", "metadata: {name: one}", "metadata: {name: one, labels: {team: a}}",
-			"metadata: {name: widgets.diff.example.com}", "metadata: {name: widgets.diff.example.com, labels: {team: a}}").Replace(text)
+			"metadata: {name: "+name+"}", "metadata: {name: "+name+", labels: {team: a}}").Replace(text)
 	}
 	p.apply(rendered(workload)+"---"+rendered(definition), applyManager, "app")
-	p.established("widgets.diff.example.com")
+	p.established(name)
 	p.apply(rendered(widget), applyManager, "app")
 
 	after, code := p.compared("app", dir)
@@ -140,7 +143,7 @@ func TestDiffOfWhatIsLiveIsEmpty(t *testing.T) {
 func (p *people) established(name string) {
 	p.Helper()
 	crds := p.objects.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
-	p.Cleanup(func() { _ = crds.Delete(p.T.Context(), name, metav1.DeleteOptions{}) })
+	p.Cleanup(func() { _ = crds.Delete(context.WithoutCancel(p.Context()), name, metav1.DeleteOptions{}) })
 	err := wait.PollUntilContextTimeout(p.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 		crd, err := crds.Get(ctx, name, metav1.GetOptions{})
 		return err == nil && condition(crd, "Established") == "True", err

@@ -85,7 +85,7 @@ func TestVerbsOfPeople(t *testing.T) {
 	tm.ok(err)
 	tm.ok(tm.eventually("why to tell what the controller noted", func() bool {
 		_, told := tm.cli("why", "configmap/settings")
-		return strings.Contains(told, "file      deploy/a.yaml:1\n") && strings.Contains(told, "drifted   ") && strings.Contains(told, "by kubectl-patch\n")
+		return strings.Contains(told, "file      deploy/a.yaml:1\n") && strings.Contains(told, "drifted   ") && strings.Contains(told, "by kubectl-patch\n") && strings.Contains(told, "policies  ")
 	}))
 	out += tm.says(0, []string{"why", "configmap/settings", "--system-namespace", "default", "--path", dir}, "main@sha1:"+commit[:8], "a.yaml:1")
 	for _, secret := range []string{pw, next, tm.identity} {
