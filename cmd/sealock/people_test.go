@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -151,6 +152,18 @@ func readyStatus(k kind, generation int64, status, reason, message string) map[s
 	}
 	out["lastAppliedRevision"] = revision
 	return out
+}
+
+// allowed waits until the API server has taken in that a user may read Kustomizations.
+func (p *people) allowed(user string) {
+	p.Helper()
+	err := wait.PollUntilContextTimeout(p.Context(), 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		code, _, _ := p.sealock("get", "ks", "--as", user)
+		return code == 0, nil
+	})
+	if err != nil {
+		p.Fatal(err)
+	}
 }
 
 // controller answers changes of objects of a kind with statuses until the test is over.

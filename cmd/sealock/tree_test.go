@@ -100,6 +100,7 @@ metadata: {name: reader}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: jane}]
 `, "test", "")
+	p.allowed("jane")
 	if out := p.ok("tree", "ks", "root", "--as", "jane"); !strings.Contains(out, "you may not read it") {
 		t.Errorf("%s", out)
 	}
