@@ -26,6 +26,10 @@ type Settings struct {
 	PlatformNamespaces []string
 	// PlatformServiceAccount in SystemNamespace is what platform objects act as.
 	PlatformServiceAccount string
+	// DefaultServiceAccount of the own namespace is what an object outside tenants acts as when it names none; "" for none.
+	DefaultServiceAccount string
+	// NoCrossNamespaceRefs refuses references to other namespaces in platform namespaces too.
+	NoCrossNamespaceRefs bool
 }
 
 // DefaultSettings are those of the shipped manifests.
@@ -48,6 +52,7 @@ type Grant struct {
 
 	tenant *v1alpha1.Tenant
 	system string
+	locked bool // to its own namespace, in a platform namespace too
 }
 
 // Index knows the tenants of a cluster. It is immutable.
@@ -150,7 +155,7 @@ func (s Settings) PlatformUser() string {
 // It fails as Denied where the design refuses a missing identity, or one that is not the tenant's.
 func (x *Index) Grant(ref fault.Ref, serviceAccount string) (Grant, error) {
 	ns := ref.Namespace
-	g := Grant{Namespace: ns, Platform: x.IsPlatform(ns), system: x.settings.SystemNamespace}
+	g := Grant{Namespace: ns, Platform: x.IsPlatform(ns), system: x.settings.SystemNamespace, locked: x.settings.NoCrossNamespaceRefs}
 	if t := x.byNS[ns]; t != nil {
 		g.Tenant, g.tenant, g.Namespaces = t.Name, t, x.NamespacesOf(t.Name)
 		g.User = User(t.Name)
@@ -163,6 +168,9 @@ func (x *Index) Grant(ref fault.Ref, serviceAccount string) (Grant, error) {
 		}
 		g.User = ServiceAccountUser(ns, serviceAccount)
 		return g, nil
+	}
+	if serviceAccount == "" {
+		serviceAccount = x.settings.DefaultServiceAccount
 	}
 	switch {
 	case serviceAccount != "":
@@ -180,7 +188,7 @@ func (x *Index) Grant(ref fault.Ref, serviceAccount string) (Grant, error) {
 // GrantFor returns the fences of a namespace for an object that acts as nobody, such as an ExternalSecret.
 // Its User is empty when the namespace belongs to no tenant.
 func (x *Index) GrantFor(namespace string) Grant {
-	g := Grant{Namespace: namespace, Namespaces: []string{namespace}, Platform: x.IsPlatform(namespace), system: x.settings.SystemNamespace}
+	g := Grant{Namespace: namespace, Namespaces: []string{namespace}, Platform: x.IsPlatform(namespace), system: x.settings.SystemNamespace, locked: x.settings.NoCrossNamespaceRefs}
 	if t := x.byNS[namespace]; t != nil {
 		g.Tenant, g.tenant, g.Namespaces, g.User = t.Name, t, x.NamespacesOf(t.Name), User(t.Name)
 	}
@@ -210,7 +218,7 @@ func (g Grant) AllowsClusterKind(group, kind string) bool {
 
 // AllowsReference reports whether a reference to an object in another namespace may be followed.
 func (g Grant) AllowsReference(namespace string) bool {
-	return namespace == "" || namespace == g.Namespace || g.Platform
+	return namespace == "" || namespace == g.Namespace || g.Platform && !g.locked
 }
 
 // AllowsSealScope reports whether SealedSecrets may have the scope: strict, namespace-wide or cluster-wide.

@@ -137,3 +137,26 @@ func TestFences(t *testing.T) {
 		t.Error("the zero grant allows something")
 	}
 }
+
+// TestFlagsOfFlux: --default-service-account and --no-cross-namespace-refs of section 1.11 mean what they mean there, and
+// leave tenants alone.
+func TestFlagsOfFlux(t *testing.T) {
+	settings := DefaultSettings()
+	settings.DefaultServiceAccount, settings.NoCrossNamespaceRefs = "deployer", true
+	owned := v1alpha1.Tenant{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: v1alpha1.TenantSpec{Namespaces: []v1alpha1.TenantNamespace{{Name: "team-a"}}}}
+	x := NewIndex([]v1alpha1.Tenant{owned}, settings)
+	for _, c := range []struct{ ns, sa, user string }{
+		{"other", "", "system:serviceaccount:other:deployer"},
+		{"other", "named", "system:serviceaccount:other:named"},
+		{"flux-system", "", "system:serviceaccount:flux-system:deployer"},
+		{"team-a", "", "sealock:tenant:a"},
+	} {
+		g, err := x.Grant(fault.Ref{Kind: "Kustomization", Namespace: c.ns, Name: "k"}, c.sa)
+		if err != nil || g.User != c.user {
+			t.Errorf("%+v: user %q: %v", c, g.User, err)
+		}
+		if g.AllowsReference("elsewhere") || x.GrantFor(c.ns).AllowsReference("elsewhere") || !g.AllowsReference("") || !g.AllowsReference(c.ns) {
+			t.Errorf("%+v: references", c)
+		}
+	}
+}
