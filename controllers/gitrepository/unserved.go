@@ -1,0 +1,18 @@
+package gitrepository
+
+import (
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"sealock.dev/sealock/fault"
+)
+
+// Unserved names the first field of an object, as JSON decodes it, that this version does not serve; nil when it serves
+// all of them. It is for those who look before anything is reconciled, such as `sealock adopt flux`.
+func Unserved(body map[string]any) error {
+	repo := &sourcev1.GitRepository{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(body, repo); err != nil {
+		return fault.New(fault.StageGrant, fault.Invalid, fault.Ref{}, "the object does not have the form of its kind")
+	}
+	return gated(repo)
+}
