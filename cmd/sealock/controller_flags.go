@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -35,6 +36,9 @@ type controllerOptions struct {
 	artifactAnonymous                    []string
 	keyBits                              int
 	keyRenewal                           time.Duration
+
+	fluxOptions
+	flags *pflag.FlagSet // which of them were set
 }
 
 func newControllerCommand() *cobra.Command {
@@ -45,20 +49,26 @@ func newControllerCommand() *cobra.Command {
 		Long: `Run everything in one process, in a cluster or beside it.
 
 In a cluster the Deployment of "sealock install" runs it. Outside, name a kubeconfig, and let the API server reach the
-webhook by URL.`,
+webhook by URL.
+
+The flags of Flux's kustomize-controller and source-controller are accepted. One that changes nothing here is logged with
+the reason. While such a controller is live the process refuses to start: see "sealock adopt flux".`,
 		Example: `  # beside a cluster, after: sealock install --apply --webhook-url https://127.0.0.1:9443
   sealock controller --kubeconfig ~/.kube/config --webhook-addr 127.0.0.1:9443 --webhook-url https://127.0.0.1:9443`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runController(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
+	o.flags = f
+	o.bind(f)
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "Path of a kubeconfig; by default the service account of the pod, else as kubectl finds it.")
 	f.StringVar(&o.namespace, "namespace", "", "Namespace of this installation; by default $POD_NAMESPACE, else sealock-system.")
 	f.StringSliceVar(&o.platformNamespaces, "platform-namespaces", tenants.DefaultSettings().PlatformNamespaces, "Namespaces whose objects act as the platform when they name no service account.")
 	f.StringVar(&o.cacheDir, "cache-dir", "", "Folder for bare Git repositories and artifacts, which hold what Git holds; by default one below the temporary folder.")
 	f.IntVar(&o.concurrent, "concurrent", 4, "How many objects of one kind are reconciled at a time.")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "Reconcile only while holding the Lease sealock-controller; the webhook and the certificate are served by every replica.")
-	f.StringVar(&o.logLevel, "log-level", "info", "debug, info or error.")
+	f.BoolVar(&o.leaderElect, "enable-leader-election", true, "The same as --leader-elect.")
+	f.StringVar(&o.logLevel, "log-level", "info", "trace, debug, info or error.")
 	f.StringVar(&o.webhookAddr, "webhook-addr", ":9443", "Where the admission webhook listens (HTTPS).")
 	f.StringVar(&o.webhookURL, "webhook-url", "", "Address by which the API server reaches the webhook from outside the cluster; by default the Service.")
 	f.StringVar(&o.healthAddr, "health-addr", ":9440", "Where /healthz and /readyz are served.")
@@ -66,6 +76,7 @@ webhook by URL.`,
 	f.StringVar(&o.sealingAddr, "sealing-addr", ":8081", "Where /v1/cert.pem and /v1/verify are served for kubeseal (HTTP).")
 	f.StringVar(&o.artifactAddr, "artifact-addr", ":9090", "Where artifacts are served to those who may get their GitRepository (HTTP).")
 	f.StringSliceVar(&o.artifactAnonymous, "artifact-anonymous-namespaces", nil, "Namespaces whose artifacts are served without authentication, for consumers that know none, such as Flux's helm-controller.")
+	f.StringVar(&o.artifactAddr, "storage-addr", ":9090", "The same as --artifact-addr.")
 	f.StringVar(&o.advertise, "storage-adv-addr", "", "Host and port of artifacts in status.artifact.url; by default the Service sealock-source.")
 	f.IntVar(&o.keyBits, "key-size", 4096, "Bits of a sealing key that is made.")
 	f.DurationVar(&o.keyRenewal, "key-renew-period", 30*24*time.Hour, "Age at which a new sealing key is made; old ones stay. 0 is never.")
@@ -84,11 +95,17 @@ func runController(ctx context.Context, o controllerOptions) error {
 
 // parts connects to the cluster and makes everything that does not run by itself. extra are further openers, for tests.
 func (o controllerOptions) parts(ctx context.Context, extra ...pipeline.Opener) (*parts, error) {
-	log, err := newLogger(o.logLevel)
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	log, err := newLogger(o.logLevel, o.logEncoding)
 	if err != nil {
 		return nil, err
 	}
 	ctrl.SetLogger(log)
+	if o.flags != nil {
+		o.sayWhatChangesNothing(log, o.flags)
+	}
 	settings := tenants.DefaultSettings()
 	if o.namespace == "" {
 		o.namespace = os.Getenv("POD_NAMESPACE")
@@ -97,6 +114,10 @@ func (o controllerOptions) parts(ctx context.Context, extra ...pipeline.Opener) 
 		settings.SystemNamespace = o.namespace
 	}
 	settings.PlatformNamespaces = o.platformNamespaces
+	settings.NoCrossNamespaceRefs, settings.DefaultServiceAccount = o.noCrossNamespaceRefs, o.defaultServiceAccount
+	if o.cacheDir == "" {
+		o.cacheDir = o.storagePath
+	}
 	if o.cacheDir == "" {
 		o.cacheDir = defaultCacheDir()
 	}
@@ -107,6 +128,9 @@ func (o controllerOptions) parts(ctx context.Context, extra ...pipeline.Opener) 
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fault.New("", fault.Invalid, fault.Ref{}, "the kubeconfig does not describe a cluster")
+	}
+	if err := refuseBesideFlux(ctx, kube, o.besideFlux, o.watchLabelSelector); err != nil {
+		return nil, err
 	}
 	key, err := installationDigestKey(ctx, kube, settings.SystemNamespace)
 	if err != nil {
@@ -132,7 +156,7 @@ func (o controllerOptions) config() (*rest.Config, error) {
 		// The cause may quote the file, credentials included.
 		return nil, fault.New("", fault.NotFound, fault.Ref{File: o.kubeconfig}, "no way to reach a cluster").Fix("run it in a pod, or name a kubeconfig with --kubeconfig")
 	}
-	config.QPS = -1 // the API server's own fairness is the limit
+	o.limit(config)
 	config.UserAgent = fmt.Sprintf("sealock/%s", buildinfo.Version())
 	return config, nil
 }

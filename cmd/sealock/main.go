@@ -67,6 +67,7 @@ by policy, and only then writes the first object.`,
 		return wrongUse("%w", err).Fix("see `%s --help`", cmd.CommandPath())
 	})
 	root.AddCommand(
+		newAdoptCommand(),
 		newControllerCommand(),
 		newInstallCommand(),
 		newSealCommand(),

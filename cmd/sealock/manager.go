@@ -1,7 +1,10 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -10,6 +13,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -33,6 +37,9 @@ import (
 // gracePeriod is how long runs may go on after a stop was asked for. The Deployment allows more.
 const gracePeriod = 30 * time.Second
 
+// leaseName is held by the replica that reconciles. A shard's has a hash of its selector behind it.
+const leaseName = "sealock-controller"
+
 // newManager returns a manager whose cache holds our kinds and little else: Secrets and ConfigMaps are never cached
 // whole, and only the role bindings of tenants are.
 func newManager(cfg *rest.Config, o controllerOptions, settings tenants.Settings) (ctrl.Manager, error) {
@@ -44,6 +51,11 @@ func newManager(cfg *rest.Config, o controllerOptions, settings tenants.Settings
 	if err != nil {
 		return nil, fmt.Errorf("selecting by the tenant label: %w", err)
 	}
+	byObject, err := o.watched(scheme, settings)
+	if err != nil {
+		return nil, err
+	}
+	byObject[&rbacv1.RoleBinding{}] = cache.ByObject{Label: labels.NewSelector().Add(*ofTenants)}
 	grace := gracePeriod
 	recoverPanic := true
 	return ctrl.NewManager(cfg, ctrl.Options{
@@ -51,17 +63,70 @@ func newManager(cfg *rest.Config, o controllerOptions, settings tenants.Settings
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddr},
 		HealthProbeBindAddress:        o.healthAddr,
 		LeaderElection:                o.leaderElect,
-		LeaderElectionID:              "sealock-controller",
+		LeaderElectionID:              o.leaseName(),
 		LeaderElectionNamespace:       settings.SystemNamespace,
-		LeaderElectionReleaseOnCancel: true,
+		LeaderElectionReleaseOnCancel: o.releaseOnCancel,
+		LeaseDuration:                 positive(o.leaseDuration),
+		RenewDeadline:                 positive(o.renewDeadline),
+		RetryPeriod:                   positive(o.retryAfter),
 		GracefulShutdownTimeout:       &grace,
 		Controller:                    config.Controller{RecoverPanic: &recoverPanic},
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
-			ByObject:         map[client.Object]cache.ByObject{&rbacv1.RoleBinding{}: {Label: labels.NewSelector().Add(*ofTenants)}},
+			ByObject:         byObject,
 		},
 		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}}, Unstructured: true}},
 	})
+}
+
+// watched limits the cache to the Kustomizations and GitRepositories that this instance serves.
+func (o controllerOptions) watched(scheme *runtime.Scheme, settings tenants.Settings) (map[client.Object]cache.ByObject, error) {
+	only := cache.ByObject{}
+	if o.watchLabelSelector != "" {
+		selector, err := labels.Parse(o.watchLabelSelector)
+		if err != nil {
+			return nil, err
+		}
+		only.Label = selector
+	}
+	if o.flags != nil && !o.watchAllNamespaces {
+		namespace := os.Getenv("RUNTIME_NAMESPACE")
+		if namespace == "" {
+			namespace = settings.SystemNamespace
+		}
+		only.Namespaces = map[string]cache.Config{namespace: {}}
+	}
+	byObject := map[client.Object]cache.ByObject{}
+	for _, kind := range []schema.GroupVersionKind{
+		{Group: kustomizeGroup, Version: "v1", Kind: "Kustomization"},
+		{Group: sourceGroup, Version: "v1", Kind: "GitRepository"},
+	} {
+		made, err := scheme.New(kind)
+		if err != nil {
+			return nil, err
+		}
+		if object, ok := made.(client.Object); ok {
+			byObject[object] = only
+		}
+	}
+	return byObject, nil
+}
+
+// leaseName is that of the instance: shards have one each.
+func (o controllerOptions) leaseName() string {
+	if o.watchLabelSelector == "" {
+		return leaseName
+	}
+	sum := sha256.Sum256([]byte(o.watchLabelSelector))
+	return leaseName + "-" + hex.EncodeToString(sum[:4])
+}
+
+// positive returns nil for zero, which leaves the default to the manager.
+func positive(d time.Duration) *time.Duration {
+	if d <= 0 {
+		return nil
+	}
+	return &d
 }
 
 func newScheme() (*runtime.Scheme, error) {
@@ -77,17 +142,30 @@ func newScheme() (*runtime.Scheme, error) {
 	return scheme, nil
 }
 
-// newLogger returns a logger that writes one JSON object a line, with the keys that readers of Flux's logs know.
-func newLogger(level string) (logr.Logger, error) {
+// newLogger returns a logger that writes what readers of Flux's logs know: one JSON object a line with ts, level, msg,
+// error, logger, controllerKind, name and namespace, or the same for people.
+func newLogger(level, encoding string) (logr.Logger, error) {
 	var at zapcore.Level
-	if err := at.UnmarshalText([]byte(level)); err != nil {
-		return logr.Logger{}, fault.New("", fault.Invalid, fault.Ref{}, "--log-level %q is no level", level).Fix("use debug, info or error")
+	if level == "trace" {
+		at = zapcore.DebugLevel - 1
+	} else if err := at.UnmarshalText([]byte(level)); err != nil {
+		return logr.Logger{}, fault.New("", fault.Invalid, fault.Ref{}, "--log-level %q is no level", level).Fix("use trace, debug, info or error")
 	}
-	encoder := func(c *zapcore.EncoderConfig) {
-		c.TimeKey = "ts"
-		c.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	encoder := zap.JSONEncoder(logKeys)
+	switch encoding {
+	case "json", "":
+	case "console":
+		encoder = zap.ConsoleEncoder(logKeys)
+	default:
+		return logr.Logger{}, fault.New("", fault.Invalid, fault.Ref{}, "--log-encoding %q is no encoding", encoding).Fix("use json or console")
 	}
-	log := zap.New(zap.Level(at), zap.JSONEncoder(encoder), zap.StacktraceLevel(zapcore.PanicLevel))
+	log := zap.New(zap.Level(at), encoder, zap.StacktraceLevel(zapcore.PanicLevel))
 	klog.SetLogger(log.WithName("client-go"))
 	return log, nil
+}
+
+// logKeys names the keys of a line as Flux does, where zap does not already.
+func logKeys(c *zapcore.EncoderConfig) {
+	c.TimeKey = "ts"
+	c.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 }

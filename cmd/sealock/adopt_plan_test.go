@@ -1,0 +1,238 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+)
+
+// object reads one object of a test from YAML.
+func object(t *testing.T, text string) unstructured.Unstructured {
+	t.Helper()
+	o := unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(text), &o.Object); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func ready(t *testing.T, kind, namespace, name, spec, status string) unstructured.Unstructured {
+	t.Helper()
+	if kind == "Kustomization" && !strings.Contains(spec, "sourceRef") {
+		spec += ", sourceRef: {kind: GitRepository, name: a}"
+	}
+	return object(t, `
+apiVersion: any/v1
+kind: `+kind+`
+metadata: {name: `+name+`, namespace: `+namespace+`, finalizers: [finalizers.fluxcd.io]}
+spec: {`+spec+`}
+status: {conditions: [{type: Ready, status: "True"}]`+status+`}
+`)
+}
+
+// TestAdoptPlan: each thing that an adoption has to tell is found, and only where it is.
+func TestAdoptPlan(t *testing.T) {
+	const kc = "kustomize-controller"
+	for _, tc := range []struct {
+		name     string
+		change   func(t *testing.T, s *fluxState)
+		check    string
+		level    level
+		says     string
+		platform string
+		renamed  string
+		argument string
+	}{
+		{name: "an old API server", change: func(_ *testing.T, s *fluxState) { s.server = "v1.27.3" }, check: "server", level: stops, says: "1.27.3"},
+		{name: "a supported one", check: "server", level: fine},
+		{
+			name: "a version that ours do not have is stored", check: "crds", level: stops, says: "v1beta2",
+			change: func(t *testing.T, s *fluxState) {
+				s.crds = append(s.crds, object(t, `{metadata: {name: kustomizations.kustomize.toolkit.fluxcd.io}, status: {storedVersions: [v1beta2, v1]}}`))
+			},
+		},
+		{
+			name: "another Flux", check: "controllers", level: stops, says: "has 1 ready replicas",
+			change: func(_ *testing.T, s *fluxState) {
+				s.controllers = append(s.controllers, fluxController{Component: kc, Namespace: "elsewhere", Deployment: kc, Ready: 1})
+			},
+		},
+		{
+			name: "a process without a Deployment", check: "controllers", level: stops, says: "without a Deployment",
+			change: func(_ *testing.T, s *fluxState) {
+				s.controllers = []fluxController{{Component: kc, Namespace: "flux-system", Holder: "laptop"}}
+			},
+		},
+		{
+			name: "Flux's own manifests in Git", check: "controllers", level: note, says: "keeps it down",
+			change: func(_ *testing.T, s *fluxState) { s.controllers[0].AppliedBy = "flux-system/flux-system" },
+		},
+		{
+			name: "the Flux operator", check: "operator", level: stops,
+			change: func(t *testing.T, s *fluxState) { s.add(ready(t, "FluxInstance", "flux-system", "flux", "", "")) },
+		},
+		{
+			name: "not Ready", check: "objects", level: warning, says: "not Ready",
+			change: func(t *testing.T, s *fluxState) {
+				o := ready(t, "Kustomization", "flux-system", "a", "interval: 1m", "")
+				delete(o.Object, "status")
+				s.add(o)
+			},
+		},
+		{
+			name: "a field that is not served", check: "fields", level: stops, says: "spec.provider",
+			change: func(t *testing.T, s *fluxState) {
+				s.add(ready(t, "GitRepository", "flux-system", "a", "provider: azure, interval: 1m", ""))
+			},
+		},
+		{
+			name: "another kind of source", check: "other-sources", level: stops,
+			change: func(t *testing.T, s *fluxState) { s.add(ready(t, "OCIRepository", "apps", "a", "", "")) },
+		},
+		{
+			name: "charts", check: "helm-charts", level: stops, says: "HelmReleases",
+			change: func(t *testing.T, s *fluxState) { s.add(ready(t, "HelmChart", "apps", "a", "", "")) },
+		},
+		{
+			name: "no service account", check: "identity", level: note, says: "sealock-platform", platform: "apps",
+			change: func(t *testing.T, s *fluxState) { s.add(ready(t, "Kustomization", "apps", "a", "interval: 1m", "")) },
+		},
+		{
+			name: "a service account", platform: "-apps",
+			change: func(t *testing.T, s *fluxState) {
+				s.add(ready(t, "Kustomization", "apps", "a", "interval: 1m, serviceAccountName: deployer", ""))
+			},
+		},
+		{
+			name: "a default service account", platform: "-apps", argument: "--default-service-account=deployer",
+			change: func(t *testing.T, s *fluxState) {
+				s.controllers[0].args = []string{"--default-service-account=deployer"}
+				s.add(ready(t, "Kustomization", "apps", "a", "interval: 1m", ""))
+			},
+		},
+		{
+			name: "a source elsewhere", check: "references", level: note, platform: "apps",
+			change: func(t *testing.T, s *fluxState) {
+				s.add(ready(t, "Kustomization", "apps", "a", "interval: 1m, serviceAccountName: x, sourceRef: {kind: GitRepository, name: a, namespace: flux-system}", ""))
+			},
+		},
+		{
+			name: "a dependency elsewhere", check: "references", level: note, platform: "apps",
+			change: func(t *testing.T, s *fluxState) {
+				s.add(ready(t, "Kustomization", "apps", "a", "interval: 1m, serviceAccountName: x, dependsOn: [{name: a, namespace: flux-system}]", ""))
+			},
+		},
+		{
+			name: "a namespace of a Tenant", check: "tenants", level: note, platform: "-apps",
+			change: func(t *testing.T, s *fluxState) {
+				s.tenants = map[string]string{"apps": "team"}
+				s.add(ready(t, "Kustomization", "apps", "a", "interval: 1m", ""))
+			},
+		},
+		{
+			name: "a generated Secret", check: "generated-names", level: stops, renamed: "Secret/apps/db-5h2f9c4k7t",
+			change: func(t *testing.T, s *fluxState) {
+				s.add(ready(t, "Kustomization", "apps", "a", "interval: 1m, decryption: {provider: sops}", ", inventory: {entries: [{id: apps_db-5h2f9c4k7t__Secret, v: v1}, {id: apps_plain__Secret, v: v1}, {id: apps_cm-5h2f9c4k7t__ConfigMap, v: v1}]}"))
+			},
+		},
+		{
+			name: "a generated Secret that was never encrypted", renamed: "-",
+			change: func(t *testing.T, s *fluxState) {
+				s.add(ready(t, "Kustomization", "apps", "a", "interval: 1m", ", inventory: {entries: [{id: apps_db-5h2f9c4k7t__Secret, v: v1}]}"))
+			},
+		},
+		{
+			name: "arguments with the namespace in them", argument: "--events-addr=http://notification-controller.flux-system.svc.cluster.local./",
+			change: func(_ *testing.T, s *fluxState) {
+				s.controllers[0].args = []string{"--log-level=debug", "--events-addr=http://notification-controller.$(RUNTIME_NAMESPACE).svc.cluster.local./"}
+			},
+		},
+		{
+			name: "lax substitution", check: "substitution", level: warning,
+			change: func(_ *testing.T, s *fluxState) {
+				s.controllers[0].args = []string{"--feature-gates=StrictPostBuildSubstitutions=false"}
+			},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := &fluxState{
+				namespace: "flux-system", server: "v1.36.3", sealock: true, objects: map[string][]unstructured.Unstructured{},
+				controllers: []fluxController{{Component: kc, Namespace: "flux-system", Deployment: kc, Replicas: 1, Ready: 1}},
+			}
+			if tc.change != nil {
+				tc.change(t, s)
+			}
+			plan := s.plan()
+			if tc.check != "" && !slices.ContainsFunc(plan.Findings, func(f adoptFinding) bool {
+				return f.Check == tc.check && f.Level == tc.level && strings.Contains(f.Message, tc.says)
+			}) {
+				t.Errorf("no %s %s says %q: %+v", tc.level, tc.check, tc.says, plan.Findings)
+			}
+			if tc.level != stops && len(plan.standing(nil)) > 0 {
+				t.Errorf("stands in the way: %v", plan.standing(nil))
+			}
+			if tc.level == stops && len(plan.standing([]string{tc.check})) > 0 {
+				t.Errorf("stands in the way although accepted: %v", plan.standing([]string{tc.check}))
+			}
+			contains(t, "platform namespaces", plan.PlatformNamespaces, tc.platform)
+			contains(t, "renamed", plan.Renamed, tc.renamed)
+			contains(t, "arguments", plan.Arguments, tc.argument)
+			if !slices.Contains(plan.PlatformNamespaces, "flux-system") {
+				t.Error("flux-system is no platform namespace")
+			}
+		})
+	}
+}
+
+// contains checks that the list has want; with a - before it, that it has not; with - alone, that it is empty.
+func contains(t *testing.T, what string, list []string, want string) {
+	t.Helper()
+	not, inverted := strings.CutPrefix(want, "-")
+	if strings.HasPrefix(want, "--") {
+		not, inverted = "", false
+	}
+	switch {
+	case inverted && not == "" && len(list) > 0, inverted && slices.Contains(list, not):
+		t.Errorf("%s: %v has %q", what, list, not)
+	case want != "" && !inverted && !slices.Contains(list, want):
+		t.Errorf("%s: %v lacks %q", what, list, want)
+	}
+}
+
+func (s *fluxState) add(o unstructured.Unstructured) {
+	s.objects[o.GetKind()] = append(s.objects[o.GetKind()], o)
+}
+
+// TestDisjoint: only what provably cannot match the same object keeps two controllers apart.
+func TestDisjoint(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{
+		{"key=a", "key=b", true},
+		{"key=a", "key in (b,c)", true},
+		{"key in (a,b)", "key in (b,c)", false},
+		{"key=a", "key notin (a)", true},
+		{"key in (a,b)", "key notin (a)", false},
+		{"key=a", "!key", true},
+		{"key", "!key", true},
+		{"key=a", "other=b", false},
+		{"key=a", "", false},
+		{"", "", false},
+		{"key!=a", "key!=b", false},
+		{"x=1,key=a", "key=b,y=2", true},
+	} {
+		for _, pair := range [][2]string{{tc.a, tc.b}, {tc.b, tc.a}} {
+			got, err := disjoint(pair[0], pair[1])
+			if err != nil || got != tc.want {
+				t.Errorf("%q and %q: %v %v, want %v", pair[0], pair[1], got, err, tc.want)
+			}
+		}
+	}
+	if _, err := disjoint("key=a", "("); err == nil {
+		t.Error("a selector that cannot be read keeps nothing apart")
+	}
+}
