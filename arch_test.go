@@ -49,6 +49,8 @@ var importRules = []rule{
 	{"controllers/externalsecret", with(leaves, "api/...", "tenants", "pipeline", "cluster", "externalsecrets"), "as above, and its stage is externalsecrets"},
 	{"webhook", with(leaves, "api/...", "tenants", "pipeline", "cluster", "policies/..."), "admission asks the same engine as the commit"},
 
+	{"notify", nil, "what happened is told without knowing what it means"},
+
 	{"cmd/sealock", []string{"..."}, "the composition root; nobody imports it"},
 	{"config", nil, "YAML and its embedding"},
 	{"internal/buildinfo", nil, "a leaf"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -22,6 +23,7 @@ import (
 	"sealock.dev/sealock/controllers/tenant"
 	"sealock.dev/sealock/decrypt"
 	"sealock.dev/sealock/externalsecrets"
+	"sealock.dev/sealock/notify"
 	"sealock.dev/sealock/pipeline"
 	"sealock.dev/sealock/plaintext"
 	"sealock.dev/sealock/policies"
@@ -55,6 +57,7 @@ type parts struct {
 	repositories *source.Repositories
 	artifacts    *source.Storage
 	requeue      chan types.NamespacedName
+	poster       *notify.Poster
 	commits      *kustomization.Reconciler
 	unseal       *sealedsecret.Reconciler
 }
@@ -69,6 +72,7 @@ func (p *parts) run(ctx context.Context) error {
 		name string
 		add  func(context.Context) error
 	}{
+		{"events", p.addEvents},                    // posted as well, to --events-addr
 		{"tenants", p.addTenants},                  // the index that every grant comes from
 		{"policies", p.addPolicies},                // compiled before anything is judged
 		{"sources", p.addSources},                  // GitRepository
@@ -78,6 +82,9 @@ func (p *parts) run(ctx context.Context) error {
 		{"webhook", p.addWebhook},                  // admission; on every replica
 		{"servers", p.addServers},                  // certificate, artifacts, probes
 	} {
+		if p.options.deliveryOnly && slices.Contains(elsewhere, part.name) {
+			continue
+		}
 		if err := part.add(ctx); err != nil {
 			return fmt.Errorf("adding the %s: %w", part.name, err)
 		}
@@ -89,6 +96,10 @@ func (p *parts) run(ctx context.Context) error {
 	p.log.Info("stopped")
 	return nil
 }
+
+// elsewhere are the parts that a shard leaves to the instance which runs everything. It keeps what a commit needs: tenants,
+// policies, the sealing keys, artifacts.
+var elsewhere = []string{"external secrets", "webhook"} //nolint:gochecknoglobals // a constant table
 
 // stages makes the stages of the pipeline, and the engine over them.
 func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error) {
@@ -187,7 +198,7 @@ func (p *parts) addSources(ctx context.Context) error {
 		Repositories: p.repositories, Storage: p.artifacts,
 		Grants: p.grantFor,
 		Host:   p.options.artifactHost(p.settings.SystemNamespace),
-		Events: p.mgr.GetEventRecorderFor("source-controller"), //nolint:staticcheck // as above
+		Events: p.recorder("source-controller"),
 	}).SetupWithManager(p.mgr, p.options.concurrent)
 }
 
@@ -214,7 +225,7 @@ func (p *parts) addCommits(ctx context.Context) error {
 			}
 			return ""
 		},
-		Events:  p.mgr.GetEventRecorderFor("kustomize-controller"), //nolint:staticcheck // as above
+		Events:  p.recorder("kustomize-controller"),
 		Requeue: p.requeue,
 	}
 	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords} {
@@ -243,6 +254,9 @@ func (p *parts) dropRecords(ctx context.Context) error {
 		p.log.Error(err, "reading the records; they are read again when they are needed")
 		return nil
 	}
+	if p.options.sharded() {
+		return nil // what this instance does not see may be another's
+	}
 	owners := p.records.Owners()
 	names, err := kustomization.Names(ctx, p.mgr.GetClient())
 	if err != nil {
@@ -263,6 +277,9 @@ func (p *parts) dropRecords(ctx context.Context) error {
 
 func (p *parts) disturbed(ctx context.Context, e cluster.Event) {
 	key := types.NamespacedName{Namespace: e.OwnerNamespace, Name: e.OwnerName}
+	if !p.ofThisShard(ctx, key) {
+		return
+	}
 	p.commits.Disturbed(key, e.Kind == cluster.Drifted || e.Kind == cluster.Gone)
 	select {
 	case p.requeue <- key:
@@ -293,11 +310,18 @@ func (p *parts) addSealedSecrets(context.Context) error {
 		Events: p.mgr.GetEventRecorderFor("sealed-secrets"), //nolint:staticcheck // as above
 		Memory: p.records.Notes("sealedsecret"),
 	})
+	renewal := p.options.keyRenewal
+	if p.options.deliveryOnly {
+		renewal = 0
+	}
 	keys := &sealedsecret.KeyStore{
-		Namespace: p.settings.SystemNamespace, Ring: p.ring, Bits: p.options.keyBits, RenewAfter: p.options.keyRenewal, Changed: p.unseal.RetryFailed,
+		Namespace: p.settings.SystemNamespace, Ring: p.ring, Bits: p.options.keyBits, RenewAfter: renewal, Changed: p.unseal.RetryFailed,
 	}
 	if err := keys.SetupWithManager(p.mgr); err != nil {
 		return err
+	}
+	if p.options.deliveryOnly {
+		return nil // the other instance unseals what is no part of a commit
 	}
 	return p.unseal.SetupWithManager(p.mgr, p.options.concurrent)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -97,19 +99,41 @@ func (o controllerOptions) watched(scheme *runtime.Scheme, settings tenants.Sett
 		only.Namespaces = map[string]cache.Config{namespace: {}}
 	}
 	byObject := map[client.Object]cache.ByObject{}
-	for _, kind := range []schema.GroupVersionKind{
-		{Group: kustomizeGroup, Version: "v1", Kind: "Kustomization"},
-		{Group: sourceGroup, Version: "v1", Kind: "GitRepository"},
-	} {
-		made, err := scheme.New(kind)
+	for _, gv := range [][3]string{{kustomizeGroup, "v1", "Kustomization"}, {sourceGroup, "v1", "GitRepository"}} {
+		object, err := newObject(scheme, schema.GroupVersionKind{Group: gv[0], Version: gv[1], Kind: gv[2]})
 		if err != nil {
 			return nil, err
 		}
-		if object, ok := made.(client.Object); ok {
-			byObject[object] = only
-		}
+		byObject[object] = only
 	}
 	return byObject, nil
+}
+
+// newObject makes an empty object of a kind of Flux, whose types only the controllers of those kinds import.
+func newObject(scheme *runtime.Scheme, kind schema.GroupVersionKind) (client.Object, error) {
+	made, err := scheme.New(kind)
+	if err != nil {
+		return nil, err
+	}
+	object, ok := made.(client.Object)
+	if !ok {
+		return nil, fmt.Errorf("%s is no kind of objects", kind)
+	}
+	return object, nil
+}
+
+// sharded reports whether there may be Kustomizations that this instance does not serve.
+func (o controllerOptions) sharded() bool {
+	return o.watchLabelSelector != "" || o.flags != nil && !o.watchAllNamespaces
+}
+
+// ofThisShard reports whether the Kustomization is served here. The live view sees the objects of all of them.
+func (p *parts) ofThisShard(ctx context.Context, key types.NamespacedName) bool {
+	if !p.options.sharded() {
+		return true
+	}
+	object, err := newObject(p.mgr.GetScheme(), schema.GroupVersionKind{Group: kustomizeGroup, Version: "v1", Kind: "Kustomization"})
+	return err == nil && p.mgr.GetClient().Get(ctx, key, object) == nil
 }
 
 // leaseName is that of the instance: shards have one each.

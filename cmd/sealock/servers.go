@@ -12,8 +12,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/notify"
 	"sealock.dev/sealock/sealing"
 	"sealock.dev/sealock/tenants"
 	"sealock.dev/sealock/webhook"
@@ -68,6 +71,26 @@ func (p *parts) addWebhook(ctx context.Context) error {
 		return err
 	}
 	return p.mgr.Add(serve(server))
+}
+
+// addEvents posts what the controllers of Flux's kinds tell, on every replica.
+func (p *parts) addEvents(context.Context) error {
+	instance, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("reading the name of this host: %w", err)
+	}
+	p.poster, err = notify.New(notify.Options{
+		Address: p.options.eventsAddr, Instance: instance, Scheme: p.mgr.GetScheme(), Log: p.log.WithName("events"), Proxy: http.ProxyFromEnvironment,
+	})
+	if err != nil {
+		return fault.New("", fault.Invalid, fault.Ref{}, "--events-addr: %w", err).Fix("write for instance http://notification-controller.flux-system.svc.cluster.local./")
+	}
+	return p.mgr.Add(everywhere(p.poster.Start))
+}
+
+// recorder tells events under the name of the controller of Flux whose kind it is: clients look for that.
+func (p *parts) recorder(controller string) record.EventRecorder {
+	return p.poster.Recorder(controller, p.mgr.GetEventRecorderFor(controller)) //nolint:staticcheck // core events are what kubectl and flux read
 }
 
 // ensureCertificates keeps the certificate good, until ctx is done.
