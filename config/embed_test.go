@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -35,6 +36,10 @@ func TestCRDsAreWhatTheFieldExpects(t *testing.T) {
 		checkVersions(t, crd, versions)
 		if crd.Labels["app.kubernetes.io/part-of"] == "" {
 			t.Errorf("%s: no label app.kubernetes.io/part-of", name)
+		}
+		if flux := strings.HasSuffix(name, ".toolkit.fluxcd.io"); flux != (crd.Labels["app.kubernetes.io/part-of"] == "flux") || flux != (crd.Labels["app.kubernetes.io/version"] != "") ||
+			flux != (crd.Annotations["kustomize.toolkit.fluxcd.io/prune"] == "disabled") {
+			t.Errorf("%s: labels %v, annotations %v: flux check looks for the labels, and only the kinds of Flux are its", name, crd.Labels, crd.Annotations)
 		}
 		if got := crd.Annotations["kustomize.toolkit.fluxcd.io/substitute"]; got != "disabled" {
 			t.Errorf("%s: annotation substitute is %q, want disabled", name, got)

@@ -27,6 +27,8 @@ type installOptions struct {
 	webhookURL string
 	namespace  string
 	output     string
+	image      string
+	arguments  []string
 }
 
 func newInstallCommand() *cobra.Command {
@@ -42,6 +44,7 @@ With --webhook-url the controller runs outside of the cluster: Deployment and Se
 registered by that address. The controller fills in the CA of the webhook's certificate when it starts.`,
 		Example: `  sealock install | less
   sealock install --apply
+  sealock install --apply --image registry.example.com/sealock:v0.1.0 --controller-arg=--platform-namespaces=flux-system,apps
   sealock install --apply --kubeconfig ./kubeconfig --webhook-url https://127.0.0.1:9443`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
@@ -50,6 +53,8 @@ registered by that address. The controller fills in the CA of the webhook's cert
 	o.add(flags)
 	flags.BoolVar(&o.apply, "apply", false, "Write the objects to the cluster instead of printing them.")
 	flags.StringVar(&o.webhookURL, "webhook-url", "", "Address at which the API server reaches a controller outside of the cluster.")
+	flags.StringVar(&o.image, "image", "", "Image of the controller; by default the one in config/manager.")
+	flags.StringArrayVar(&o.arguments, "controller-arg", nil, "Further argument of the controller, as --controller-arg=--platform-namespaces=flux-system,apps; may be repeated.")
 	flags.StringVarP(&o.namespace, "namespace", "n", systemNamespace, "Namespace of the installation.")
 	flags.StringVarP(&o.output, "output", "o", "yaml", "Format of the objects when they are printed: yaml.")
 	return cmd
@@ -96,6 +101,13 @@ func (o installOptions) objects() ([]*unstructured.Unstructured, error) {
 	for _, d := range docs {
 		objects = append(objects, &unstructured.Unstructured{Object: d.Body})
 	}
+	for _, obj := range objects {
+		if obj.GetKind() == "Deployment" {
+			if err := o.deployment(obj); err != nil {
+				return nil, err
+			}
+		}
+	}
 	if o.webhookURL != "" {
 		if objects, err = outside(objects, o.webhookURL); err != nil {
 			return nil, err
@@ -103,6 +115,30 @@ func (o installOptions) objects() ([]*unstructured.Unstructured, error) {
 	}
 	slices.SortStableFunc(objects, func(a, b *unstructured.Unstructured) int { return order(a) - order(b) })
 	return objects, nil
+}
+
+// deployment sets what runs, and how.
+func (o installOptions) deployment(obj *unstructured.Unstructured) error {
+	path := []string{"spec", "template", "spec", "containers"}
+	containers, _, err := unstructured.NestedSlice(obj.Object, path...)
+	if err != nil {
+		return err
+	}
+	for _, each := range containers {
+		c, ok := each.(map[string]any)
+		if !ok || c["name"] != "manager" {
+			continue
+		}
+		if o.image != "" {
+			c["image"] = o.image
+		}
+		args, _ := c["args"].([]any)
+		for _, arg := range o.arguments {
+			args = append(args, arg)
+		}
+		c["args"] = args
+	}
+	return unstructured.SetNestedSlice(obj.Object, containers, path...)
 }
 
 // order puts first what others need. The webhook is last: from then on it has to answer.

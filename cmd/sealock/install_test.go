@@ -65,6 +65,21 @@ func TestInstallAppliesOnceAndKeepsWhatWasAdjusted(t *testing.T) {
 	}
 }
 
+// TestInstallWithArguments: image and arguments reach the container that flux looks for, the last ones last.
+func TestInstallWithArguments(t *testing.T) {
+	code, out, errs := sealock(t, "install", "--image", "example.com/sealock:v1.2.3", "--controller-arg=--platform-namespaces=flux-system,apps", "--controller-arg=--concurrent=9")
+	if code != 0 {
+		t.Fatal(errs)
+	}
+	_, deployment, _ := strings.Cut(out, "kind: Deployment")
+	deployment, _, _ = strings.Cut(deployment, "\n---")
+	for _, want := range []string{"app.kubernetes.io/part-of: flux", "name: manager", "image: example.com/sealock:v1.2.3", "- --health-addr=:9440\n        - --platform-namespaces=flux-system,apps\n        - --concurrent=9\n"} {
+		if !strings.Contains(deployment, want) {
+			t.Errorf("%q is missing:\n%s", want, deployment)
+		}
+	}
+}
+
 func TestInstallOutsideOfTheCluster(t *testing.T) {
 	objects, err := installOptions{namespace: "fleet", webhookURL: "https://127.0.0.1:9443"}.objects()
 	if err != nil {
