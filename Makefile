@@ -17,7 +17,7 @@ CONTROLLER_GEN := go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.23.0
 GOLANGCI_LINT  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK    := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
-.PHONY: help build devcluster tools demo test lint generate verify vulncheck bench fuzz seeds clean
+.PHONY: help build devcluster tools demo test adopt lint generate verify vulncheck bench fuzz seeds clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ demo: build devcluster tools ## run the whole story on this machine and leave it
 test: build devcluster tools ## run every test: units with the race detector, then the stories against real servers
 	go test -race -p $(TEST_PARALLEL) -timeout 20m ./...
 	cd e2e && go test -p 1 -timeout 20m ./...
+
+adopt: build devcluster tools ## take over from the real kustomize-controller of Flux (its first build takes some four minutes on two cores)
+	cd e2e/flux && go build -o ../../bin/ tool
+	cd e2e && go test -count 1 -tags adopt ./adopt
 
 lint: ## run go vet and golangci-lint, as .golangci.yml explains
 	go vet ./...
