@@ -172,7 +172,7 @@ func TestRestart(t *testing.T) {
 	audit, err := w.Audit()
 	tm.ok(err)
 	before := len(audit)
-	tm.ok(w.StartController(ctx, false))
+	tm.ok(w.StartController(ctx, false, "--events-addr", posted.URL))
 	token, err := tm.Reconcile(ctx, ksAPI, "Kustomization", "restart", "app")
 	tm.ok(err)
 	tm.ok(tm.handled(token))
@@ -195,7 +195,7 @@ func TestRestart(t *testing.T) {
 			return strings.HasSuffix(str(tm.exists("v1", "ConfigMap", "cm0"), "data", "value"), "changed")
 		}))
 		tm.ok(w.KillController())
-		tm.ok(w.StartController(ctx, false))
+		tm.ok(w.StartController(ctx, false, "--events-addr", posted.URL))
 		tm.ok(tm.WaitReady(tm.ctx, patience, "restart", "app", commit))
 	}
 	if tm.data("from-sops")["password"] != "x" || tm.data("from-seal")["password"] != "x" || tm.data("from-vault")["password"] != "p" {

@@ -24,6 +24,9 @@ const (
 // world is shared by the stories; the one that restarts the controller runs alone.
 var world *harness.World
 
+// posted is told of events, as Flux's notification-controller is.
+var posted *receiver
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
@@ -40,7 +43,9 @@ func run(m *testing.M) int {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	world, err = harness.Start(ctx, harness.Options{Dir: dir, Bin: bin, Devcluster: []string{"--audit-log"}, Say: func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) }})
+	posted = newReceiver()
+	defer posted.Close()
+	world, err = harness.Start(ctx, harness.Options{Dir: dir, Bin: bin, Devcluster: []string{"--audit-log"}, Controller: []string{"--events-addr", posted.URL}, Say: func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) }})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "starting the world:", err)
 		return 1
