@@ -289,7 +289,7 @@ func (p *parts) disturbed(ctx context.Context, e cluster.Event) {
 
 // secretVersion is the version of a Secret that the watch of the sealed secrets' controller shows.
 func (p *parts) secretVersion(namespace, name string) (string, bool) {
-	if p.unseal == nil {
+	if p.unseal == nil || p.options.deliveryOnly { // a shard has no such watch
 		return "", false
 	}
 	return p.unseal.SecretVersion(context.Background(), namespace, name) // from the cache

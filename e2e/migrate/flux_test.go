@@ -36,6 +36,9 @@ func TestFromFlux(t *testing.T) {
 		t.Fatalf("%d blocks of commands, want 5", len(blocks))
 	}
 	w, shell := start(ctx, t)
+	if out, err := shell("sealock controller --kubeconfig $KUBECONFIG"); err == nil || !strings.Contains(out, "controller is live") || !strings.Contains(out, "`sealock adopt flux`") {
+		t.Errorf("beside Flux: %v %s", err, out)
+	}
 	for _, each := range blocks {
 		commands := each[1]
 		run := func(text string) {
