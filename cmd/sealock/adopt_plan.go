@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ func (s *fluxState) plan() adoption {
 	s.checkOtherKinds(&a)
 	s.checkIdentities(&a)
 	s.checkDifferences(&a)
+	s.checkFlags(&a)
 	s.arguments(&a)
 	return a
 }
@@ -225,6 +227,29 @@ func (s *fluxState) checkDifferences(a *adoption) {
 	if strings.Contains(s.fluxFlag("kustomize-controller", "feature-gates"), "StrictPostBuildSubstitutions=false") {
 		a.found("substitution", warning, namesOf(list, func(o *unstructured.Unstructured) bool { return has(o, "spec", "postBuild") }),
 			"give each variable a default: ${name:-}", "Flux runs with StrictPostBuildSubstitutions=false; Sealock refuses a variable that is not set")
+	}
+}
+
+// checkFlags: what Flux's controllers are told and Sealock does not serve. A key that comes from a flag alone is one that
+// files cannot be opened without.
+func (s *fluxState) checkFlags(a *adoption) {
+	for _, component := range replacedControllers {
+		for _, f := range acceptedFlags {
+			value := s.fluxFlag(component, f.name)
+			if value == "" || value == fmt.Sprint(f.value) || strings.HasPrefix(f.name, "helm-") {
+				continue
+			}
+			l, objects, remedy := warning, []string(nil), ""
+			if strings.HasPrefix(f.name, "sops-") {
+				objects = namesOf(s.objects["Kustomization"], func(o *unstructured.Unstructured) bool {
+					return has(o, "spec", "decryption") && !has(o, "spec", "decryption", "secretRef")
+				})
+				if len(objects) > 0 {
+					l, remedy = stops, "name the Secret with the keys in spec.decryption.secretRef first"
+				}
+			}
+			a.found("flags", l, objects, remedy, "%s has --%s=%s, which changes nothing here: %s", component, f.name, value, f.why)
+		}
 	}
 }
 

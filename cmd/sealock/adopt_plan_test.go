@@ -151,6 +151,26 @@ func TestAdoptPlan(t *testing.T) {
 			},
 		},
 		{
+			name: "a flag that changes nothing here", check: "flags", level: warning, says: "--override-manager=argocd",
+			change: func(_ *testing.T, s *fluxState) {
+				s.controllers[0].args = []string{"--override-manager=argocd", "--requeue-dependency=30s"}
+			},
+		},
+		{
+			name: "a key that only a flag names", check: "flags", level: stops, says: "--sops-age-secret=age",
+			change: func(t *testing.T, s *fluxState) {
+				s.controllers[0].args = []string{"--sops-age-secret", "age"}
+				s.add(ready(t, "Kustomization", "flux-system", "a", "interval: 1m, decryption: {provider: sops}", ""))
+			},
+		},
+		{
+			name: "a key that the object names as well", check: "flags", level: warning,
+			change: func(t *testing.T, s *fluxState) {
+				s.controllers[0].args = []string{"--sops-age-secret=age"}
+				s.add(ready(t, "Kustomization", "flux-system", "a", "interval: 1m, decryption: {provider: sops, secretRef: {name: age}}", ""))
+			},
+		},
+		{
 			name: "lax substitution", check: "substitution", level: warning,
 			change: func(_ *testing.T, s *fluxState) {
 				s.controllers[0].args = []string{"--feature-gates=StrictPostBuildSubstitutions=false"}
