@@ -19,11 +19,10 @@ import (
 
 // Groups that the adoption looks into.
 const (
-	kustomizeGroup = "kustomize.toolkit.fluxcd.io"
-	sourceGroup    = "source.toolkit.fluxcd.io"
-	operatorGroup  = "fluxcd.controlplane.io" // of the Flux operator, which keeps Flux as its FluxInstance says
-	fluxGroups     = ".toolkit.fluxcd.io"
-	crdResource    = "customresourcedefinitions"
+	sourceGroup   = "source.toolkit.fluxcd.io"
+	operatorGroup = "fluxcd.controlplane.io" // of the Flux operator, which keeps Flux as its FluxInstance says
+	fluxGroups    = ".toolkit.fluxcd.io"
+	crdResource   = "customresourcedefinitions"
 )
 
 // fluxState is what a cluster says about its Flux. It holds no Secret.

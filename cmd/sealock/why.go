@@ -184,7 +184,7 @@ func (a *asker) brought(ctx context.Context, k kind, obj *metav1.PartialObjectMe
 			if err != nil && fault.KindOf(err) != fault.NotFound {
 				return nil, id, nil, err
 			}
-			if ks != nil && has(ks, id) {
+			if ks != nil && inInventory(ks, id) {
 				return obj, id, ks, nil
 			}
 		}
@@ -209,7 +209,7 @@ func (a *asker) brought(ctx context.Context, k kind, obj *metav1.PartialObjectMe
 	return nil, manifest.ID{}, nil, nil
 }
 
-func has(ks *unstructured.Unstructured, id manifest.ID) bool {
+func inInventory(ks *unstructured.Unstructured, id manifest.ID) bool {
 	ids, _ := inventoryOf(ks)
 	return slices.ContainsFunc(ids, func(each manifest.ID) bool { return each.String() == id.String() })
 }
