@@ -10,7 +10,7 @@ import (
 )
 
 // object reads one object of a test from YAML.
-func object(t *testing.T, text string) unstructured.Unstructured {
+func fluxObject(t *testing.T, text string) unstructured.Unstructured {
 	t.Helper()
 	o := unstructured.Unstructured{}
 	if err := yaml.Unmarshal([]byte(text), &o.Object); err != nil {
@@ -24,7 +24,7 @@ func ready(t *testing.T, kind, namespace, name, spec, status string) unstructure
 	if kind == "Kustomization" && !strings.Contains(spec, "sourceRef") {
 		spec += ", sourceRef: {kind: GitRepository, name: a}"
 	}
-	return object(t, `
+	return fluxObject(t, `
 apiVersion: any/v1
 kind: `+kind+`
 metadata: {name: `+name+`, namespace: `+namespace+`, finalizers: [finalizers.fluxcd.io]}
@@ -51,7 +51,7 @@ func TestAdoptPlan(t *testing.T) {
 		{
 			name: "a version that ours do not have is stored", check: "crds", level: stops, says: "v1beta2",
 			change: func(t *testing.T, s *fluxState) {
-				s.crds = append(s.crds, object(t, `{metadata: {name: kustomizations.kustomize.toolkit.fluxcd.io}, status: {storedVersions: [v1beta2, v1]}}`))
+				s.crds = append(s.crds, fluxObject(t, `{metadata: {name: kustomizations.kustomize.toolkit.fluxcd.io}, status: {storedVersions: [v1beta2, v1]}}`))
 			},
 		},
 		{

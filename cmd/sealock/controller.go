@@ -250,6 +250,9 @@ func (p *parts) watchObjects(ctx context.Context) error {
 
 // dropRecords drops what is remembered of Kustomizations that went while nobody looked.
 func (p *parts) dropRecords(ctx context.Context) error {
+	if p.options.sharded() {
+		return nil // the others have theirs
+	}
 	if err := p.records.Load(ctx); err != nil {
 		p.log.Error(err, "reading the records; they are read again when they are needed")
 		return nil
