@@ -86,8 +86,8 @@ func TestIgnoredFieldOfAnotherApplierIsNotSent(t *testing.T) {
 		t.Errorf("data %v: %v", cm.Data, err)
 	}
 	for _, f := range cm.ManagedFields {
-		if f.Manager == "kustomize-controller" && strings.Contains(string(f.FieldsV1.Raw), "f:shared") {
-			t.Errorf("we own it: %s", f.FieldsV1.Raw)
+		if f.Manager == "kustomize-controller" && strings.Contains(f.FieldsV1.GetRawString(), "f:shared") {
+			t.Errorf("we own it: %s", f.FieldsV1.GetRawString())
 		}
 	}
 }

@@ -74,15 +74,15 @@ func DecodeRecord(packed []byte) (Record, error) {
 	return r, nil
 }
 
-// encode packs the record. Objects that do not fit are left out, the last first.
-func (r Record) encode() ([]byte, error) {
+// encode packs the record with a writer that is used again: a new one costs a megabyte. Objects that do not fit are left out, the last first.
+func (r Record) encode(z *gzip.Writer) ([]byte, error) {
 	for {
 		text, err := json.Marshal(r)
 		if err != nil {
 			return nil, err
 		}
 		var out bytes.Buffer
-		z, _ := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+		z.Reset(&out)
 		if _, err := z.Write(text); err != nil {
 			return nil, err
 		}

@@ -1,11 +1,13 @@
 package cluster
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -51,6 +53,9 @@ type Records struct {
 	heads map[string]head
 	dirty map[string]struct{}
 	later map[string]struct{} // written when the process ends, or with what is dirty
+
+	flushing sync.Mutex
+	zip      *gzip.Writer // guarded by flushing
 }
 
 // head is what a record says of the owner itself.
@@ -70,7 +75,7 @@ func NewRecords(config *rest.Config, namespace string, log logr.Logger) (*Record
 	if err != nil {
 		return nil, err
 	}
-	return &Records{memory: NewMemory(), self: self, namespace: namespace, log: log, heads: map[string]head{}, dirty: map[string]struct{}{}, later: map[string]struct{}{}}, nil
+	return &Records{memory: NewMemory(), self: self, namespace: namespace, log: log, heads: map[string]head{}, dirty: map[string]struct{}{}, later: map[string]struct{}{}, zip: gzip.NewWriter(io.Discard)}, nil
 }
 
 // Load lists the records once. A record that cannot be read is left out: its objects are dry-run.
@@ -229,6 +234,8 @@ func (r *Records) Run(ctx context.Context) error {
 
 // Flush writes what changed. What cannot be written is tried again at the next time.
 func (r *Records) Flush(ctx context.Context) {
+	r.flushing.Lock()
+	defer r.flushing.Unlock()
 	r.mu.Lock()
 	todo := make([]string, 0, len(r.dirty))
 	for owner := range r.dirty {
@@ -272,7 +279,7 @@ func (r *Records) write(ctx context.Context, owner string) error {
 		Version: recordVersion, Owner: owner, Fingerprint: h.fingerprint,
 		Tenant: h.judged.Tenant, Identity: h.judged.Identity, Policies: h.judged.Policies, Objects: r.memory.records(owner), Notes: h.notes,
 	}
-	packed, err := rec.encode()
+	packed, err := rec.encode(r.zip)
 	if err != nil {
 		return err
 	}

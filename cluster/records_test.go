@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"compress/gzip"
+	"io"
 	"strings"
 	"testing"
 
@@ -126,7 +128,7 @@ func TestDamagedRecordIsLeftOut(t *testing.T) {
 }
 
 func FuzzDecodeRecord(f *testing.F) {
-	packed, err := Record{Version: recordVersion, Owner: "a/b", Objects: []RecordObject{{ID: "a_b__ConfigMap", Version: "v1", Desired: make([]byte, 16), Owned: make([]byte, 16)}}}.encode()
+	packed, err := Record{Version: recordVersion, Owner: "a/b", Objects: []RecordObject{{ID: "a_b__ConfigMap", Version: "v1", Desired: make([]byte, 16), Owned: make([]byte, 16)}}}.encode(gzip.NewWriter(io.Discard))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func size(v ref.Val) uint64 {
 // weigh counts the values below v and the bytes of their texts, and gives up, with false, when more than limit is left
 // over. What is shared counts each time: ten lists of two can hold a thousand values.
 func weigh(v ref.Val, limit int) (int, bool) {
-	limit -= 1 + int(size(v)) //nolint:gosec // a text in memory is no longer than an int
+	limit -= 1 + int(size(v)) // a text in memory is no longer than an int
 	if limit < 0 {
 		return limit, false
 	}
@@ -88,15 +88,17 @@ func tooMuch(function string, args []ref.Val) bool {
 		limit, ok := weigh(args[0], maxText)
 		if l, sized := args[0].(traits.Sizer); ok && sized && len(args) == 2 {
 			n, _ := l.Size().(types.Int)
-			return int64(n)*int64(size(args[1])) > int64(limit) //nolint:gosec // as above
+			return int64(n)*int64(size(args[1])) > int64(limit)
 		}
 		return !ok
 	}
-	limit, ok := maxText, true
+	limit := maxText
 	for _, a := range args {
-		if limit, ok = weigh(a, limit); !ok {
+		left, ok := weigh(a, limit)
+		if !ok {
 			return true
 		}
+		limit = left
 	}
 	return false
 }

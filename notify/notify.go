@@ -218,12 +218,13 @@ func (p *Poster) post(ctx context.Context, e event) {
 	if err != nil {
 		return // strings and times only
 	}
-	why, again := "", true
+	why := ""
 	for try := range tries {
 		if try > 0 && p.Wait(ctx, firstRetry<<(try-1)) != nil {
 			return
 		}
-		if why, again = p.once(ctx, body); !again {
+		reason, again := p.once(ctx, body)
+		if why = reason; !again {
 			break
 		}
 	}

@@ -85,7 +85,7 @@ func onOwners(err error, opened []opening) error {
 
 // classified returns the errors in err, and false when one of them says nothing of what it is about.
 func classified(err error) ([]*fault.Error, bool) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree is walked by hand to find all of them
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // the tree is walked by hand to find all of them
 		var out []*fault.Error
 		for _, each := range joined.Unwrap() {
 			list, ok := classified(each)

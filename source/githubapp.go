@@ -68,8 +68,10 @@ func (r Remote) app() (githubApp, error) {
 		key      string
 		required bool
 	}{
-		{&a.id, "githubAppID", true}, {&a.installation, "githubAppInstallationID", false},
-		{&a.owner, "githubAppInstallationOwner", false}, {&a.base, "githubAppBaseURL", false},
+		{&a.id, "githubAppID", true},
+		{&a.installation, "githubAppInstallationID", false},
+		{&a.owner, "githubAppInstallationOwner", false},
+		{&a.base, "githubAppBaseURL", false},
 	} {
 		text, has := r.text(f.key)
 		if *f.to = strings.TrimSpace(text); f.required && !has {

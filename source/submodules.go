@@ -257,17 +257,18 @@ func (n *nesting) replace(folder plumbing.Hash, at string, known modules, chain 
 
 // inModule says in which submodule it went wrong.
 func inModule(at string, err error) error {
-	for _, f := range fault.All(err) {
-		named := f.At(f.Field)
-		if named.Ref.File == "" {
-			named.Ref.File = at
-		}
-		if named.Field == "spec.url" || strings.HasPrefix(named.Field, "spec.ref") {
-			named.Field = "spec.recurseSubmodules"
-		}
-		return named
+	all := fault.All(err)
+	if len(all) == 0 {
+		return err
 	}
-	return err
+	named := all[0].At(all[0].Field)
+	if named.Ref.File == "" {
+		named.Ref.File = at
+	}
+	if named.Field == "spec.url" || strings.HasPrefix(named.Field, "spec.ref") {
+		named.Field = "spec.recurseSubmodules"
+	}
+	return named
 }
 
 // fetch brings the commit of one submodule, and returns its tree with its own submodules in place.

@@ -175,7 +175,7 @@ func (t trusted) checkSSH(s signed) (string, error) {
 		return "", verdict("the SSH signature uses a hash that is not allowed")
 	}
 	// SHA-1 and DSA are not what anybody should rely on; a signature must say which algorithm it is.
-	if sig.Format == ssh.KeyAlgoRSA || sig.Format == ssh.InsecureKeyAlgoDSA {
+	if sig.Format == ssh.KeyAlgoRSA || sig.Format == ssh.InsecureKeyAlgoDSA { //nolint:staticcheck // it is named to be refused
 		return "", verdict("the SSH signature uses an algorithm that is not allowed")
 	}
 	message := append([]byte(sshMagic), ssh.Marshal(struct {

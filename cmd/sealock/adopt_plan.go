@@ -197,7 +197,7 @@ func crossesNamespaces(ks *unstructured.Unstructured) bool {
 }
 
 // kustomizeSuffix is what a generator of kustomize puts behind a name.
-var kustomizeSuffix = regexp.MustCompile(`-[bcdfghkmt2456789]{10}$`) //nolint:gochecknoglobals // a constant
+var kustomizeSuffix = regexp.MustCompile(`-[bcdfghkmt2456789]{10}$`)
 
 // checkDifferences lists what will not be the same.
 func (s *fluxState) checkDifferences(a *adoption) {

@@ -88,7 +88,7 @@ func treeOf(root, revision string) (*object.Tree, error) {
 		dir = absolute(root, strings.TrimPrefix(string(text), "gitdir:"))
 	}
 	var common billy.Filesystem
-	if text, err := os.ReadFile(filepath.Join(dir, "commondir")); err == nil {
+	if text, err := os.ReadFile(filepath.Join(dir, "commondir")); err == nil { //nolint:gosec // below the clone that the person named
 		common = osfs.New(absolute(dir, string(text)))
 	}
 	store := filesystem.NewStorage(dotgit.NewRepositoryFilesystem(osfs.New(dir), common), cache.NewObjectLRUDefault())
@@ -250,7 +250,7 @@ func (i committedInfo) Sys() any           { return nil }
 
 // Mode returns the kind of the file; nobody may write it.
 func (i committedInfo) Mode() fs.FileMode {
-	switch i.mode {
+	switch i.mode { //nolint:exhaustive // the others are files
 	case filemode.Dir, filemode.Submodule:
 		return fs.ModeDir | 0o555
 	case filemode.Symlink:

@@ -163,10 +163,13 @@ func (p *parts) addTenants(ctx context.Context) error {
 	return r.SetupWithManager(p.mgr)
 }
 
-func (p *parts) addPolicies(context.Context) error {
+func (p *parts) addPolicies(ctx context.Context) error {
 	r := &policy.Reconciler{
 		Client: p.mgr.GetClient(), Engine: p.policies, Changed: p.reconsiderAll,
 		Events: p.mgr.GetEventRecorderFor("sealock"), //nolint:staticcheck // as above
+	}
+	if err := r.Load(ctx, p.mgr.GetAPIReader()); err != nil {
+		return err
 	}
 	return r.SetupWithManager(p.mgr)
 }

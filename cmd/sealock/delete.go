@@ -109,7 +109,7 @@ func (s *session) gone(ctx context.Context, k kind, obj *unstructured.Unstructur
 	err := followFrom(ctx, s.of(k, obj.GetNamespace()), opts, ref, known, func(what watch.EventType, each *unstructured.Unstructured) (bool, error) {
 		return what == watch.Deleted && each.GetUID() == obj.GetUID(), nil
 	})
-	if err != nil && ctx.Err() == context.DeadlineExceeded { //nolint:errorlint // the context's own error is this one
+	if err != nil && ctx.Err() == context.DeadlineExceeded { // the context's own error is this one
 		return fault.New("", fault.Transient, ref, "it is being deleted, and not gone after %s", timeout).Fix("see `sealock events --for %s/%s`", k.name, obj.GetName())
 	}
 	return err

@@ -168,7 +168,7 @@ func (j *comparer) one(ctx context.Context, o manifest.Object) (difference, erro
 	k, err := j.kind(o)
 	if err != nil || !k.clusterWide && j.spaces[o.Namespace()] && !j.serves(ctx, o.Namespace()) {
 		d.Action = "created" // its kind or its namespace comes with it
-		return d, nil
+		return d, nil        //nolint:nilerr // as that says
 	}
 	for range attempts {
 		live, err := j.of(k, o.Namespace()).Get(ctx, o.Name(), metav1.GetOptions{})

@@ -234,7 +234,7 @@ func (o *eventOptions) follow(ctx context.Context, s *session, lists []about, sh
 	}
 	err := group.Wait()
 	if ctx.Err() != nil {
-		return nil // this is how a watch ends
+		return nil //nolint:nilerr // this is how a watch ends
 	}
 	return err
 }

@@ -141,7 +141,7 @@ func (s *session) await(ctx context.Context, k kind, namespace, name string, tim
 		line.say(words)
 		return done, err
 	})
-	if err != nil && ctx.Err() == context.DeadlineExceeded { //nolint:errorlint // the context's own error is this one
+	if err != nil && ctx.Err() == context.DeadlineExceeded { // the context's own error is this one
 		return last, fault.New("", fault.Transient, ref, "not done after %s: %s", timeout, line.words()).
 			Fix("see `sealock events --for %s/%s`, or wait longer with --timeout", k.name, name)
 	}

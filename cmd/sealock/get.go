@@ -317,7 +317,7 @@ func (o *getOptions) follow(ctx context.Context, s *session, k kind, namespace s
 		return false, t.row(row)
 	})
 	if ctx.Err() != nil {
-		return nil // this is how a watch ends
+		return nil //nolint:nilerr // this is how a watch ends
 	}
 	return err
 }

@@ -110,7 +110,7 @@ func terminalWidth(out io.Writer) int {
 	if !ok {
 		return 0
 	}
-	columns, _, err := term.GetSize(int(file.Fd())) //nolint:gosec // a descriptor fits
+	columns, _, err := term.GetSize(int(file.Fd())) // a descriptor fits
 	if err != nil || columns < width/2 {
 		return 0
 	}

@@ -46,14 +46,14 @@ const (
 func fetchProblem(err error) *problem {
 	reason := source.ReasonOf(err)
 	p := &problem{condition: sourcev1.FetchFailedCondition, reason: string(reason), err: err}
-	for _, f := range fault.All(err) {
+	if all := fault.All(err); len(all) > 0 {
+		f := all[0]
 		switch {
 		case reason == source.ReasonCopy:
 			p.condition = sourcev1.StorageOperationFailedCondition
 		case f.Field == "spec.include.fromPath", f.Field == "spec.include.toPath":
 			p.condition, p.stalled = sourcev1.StorageOperationFailedCondition, true
 		}
-		break
 	}
 	switch reason {
 	case source.ReasonCommitSignature, source.ReasonTagSignature, source.ReasonGitObject, source.ReasonVerification, source.ReasonMode:

@@ -3,7 +3,6 @@ package kustomization
 import (
 	"context"
 	"fmt"
-	"testing"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -18,8 +17,6 @@ import (
 
 	"sealock.dev/sealock/fault"
 )
-
-func name(t *testing.T) string { return t.Name() }
 
 // labelled is a ConfigMap whose changes are to be followed.
 func labelled(w *world, name string, data map[string]string) *corev1.ConfigMap {

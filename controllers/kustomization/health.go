@@ -157,7 +157,10 @@ func (r *Reconciler) unhealthy(ctx context.Context, ks *kustomizev1.Kustomizatio
 func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs, res pipeline.Result) (ctrl.Result, error) {
 	m.rolling = false
 	waited := time.Since(m.waitSince)
-	news := ks.Status.LastAppliedRevision != in.revision || !meta.IsStatusConditionTrue(ks.Status.Conditions, fluxmeta.ReadyCondition) || requested(ks)
+	ready := meta.IsStatusConditionTrue(ks.Status.Conditions, fluxmeta.ReadyCondition)
+	news := ks.Status.LastAppliedRevision != in.revision || !ready
+	counts := news || requested(ks) // the echo is written anyway
+	happened := news && !(ready && res.Untouched) // a commit that touches nothing is told by the status alone
 	passed := len(m.waitFor) > 0 && !meta.IsStatusConditionTrue(ks.Status.Conditions, fluxmeta.HealthyCondition)
 	err := r.patchStatus(ctx, ks, func(s *kustomizev1.KustomizationStatus) {
 		r.keepInventory(s, res)
@@ -172,7 +175,7 @@ func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomizatio
 		} else if passed {
 			set(s, ks.Generation, fluxmeta.HealthyCondition, metav1.ConditionTrue, fluxmeta.SucceededReason, "Health check passed in "+waited.Round(time.Millisecond).String())
 		}
-		if news {
+		if counts {
 			m.history(s, res.Digest, fluxmeta.ReconciliationSucceededReason, in.about())
 		}
 	})
@@ -180,7 +183,7 @@ func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomizatio
 	if passed {
 		r.event(ks, m, corev1.EventTypeNormal, fluxmeta.ReconciliationSucceededReason, "Health check passed in "+waited.Round(time.Millisecond).String(), in.about())
 	}
-	if news {
+	if happened {
 		took := time.Since(m.started).Round(time.Millisecond)
 		r.finished(ks, m, corev1.EventTypeNormal, fluxmeta.ReconciliationSucceededReason,
 			fmt.Sprintf("Reconciliation finished in %s, next run in %s", took, ks.GetRequeueAfter()), in.about())

@@ -92,7 +92,7 @@ func TestStatusOfASuccess(t *testing.T) {
 			t.Errorf("event %d: %s", i, diff)
 		}
 	}
-	// A request that finds nothing to do is answered, and told.
+	// A request that finds nothing to do is answered, and counted.
 	w.request("app", "second")
 	w.until("the request is handled", func() bool { return w.get("app").Status.LastHandledReconcileAt == "second" })
 	if h := w.get("app").Status.History; len(h) != 1 || h[0].TotalReconciliations != 2 {

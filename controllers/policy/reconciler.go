@@ -32,6 +32,18 @@ type Reconciler struct {
 	Leads <-chan struct{}
 }
 
+// Load puts the policies in force before anything runs: what was judged under them before a restart need not be judged
+// again. reader reads past the cache, which is not filled yet.
+func (r *Reconciler) Load(ctx context.Context, reader client.Reader) error {
+	list := &v1alpha1.PolicyList{}
+	if err := reader.List(ctx, list); err != nil {
+		return fmt.Errorf("listing policies: %w", err)
+	}
+	next, _ := builtin.Load(nil, list.Items) // Reconcile reports what is wrong
+	r.Engine.Use(next)
+	return nil
+}
+
 // Reconcile is called for all policies at once, whatever the request names. A policy that became broken stays in force as
 // it was, as long as this process lives; a new one that is broken is not in force. Its condition says which.
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
