@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -31,7 +32,7 @@ type controllerOptions struct {
 	logLevel           string
 
 	webhookAddr, webhookURL              string
-	healthAddr, metricsAddr              string
+	healthAddr, metricsAddr, pprofAddr   string
 	sealingAddr, artifactAddr, advertise string
 	artifactAnonymous                    []string
 	keyBits                              int
@@ -73,6 +74,7 @@ the reason. While such a controller is live the process refuses to start: see "s
 	f.StringVar(&o.webhookURL, "webhook-url", "", "Address by which the API server reaches the webhook from outside the cluster; by default the Service.")
 	f.StringVar(&o.healthAddr, "health-addr", ":9440", "Where /healthz and /readyz are served.")
 	f.StringVar(&o.metricsAddr, "metrics-addr", ":8080", "Where /metrics is served.")
+	f.StringVar(&o.pprofAddr, "pprof-addr", "", "Where profiles are served, on a loopback address only; by default nowhere. A heap profile holds no value, but names what runs.")
 	f.StringVar(&o.sealingAddr, "sealing-addr", ":8081", "Where /v1/cert.pem and /v1/verify are served for kubeseal (HTTP).")
 	f.StringVar(&o.artifactAddr, "artifact-addr", ":9090", "Where artifacts are served to those who may get their GitRepository (HTTP).")
 	f.StringSliceVar(&o.artifactAnonymous, "artifact-anonymous-namespaces", nil, "Namespaces whose artifacts are served without authentication, for consumers that know none, such as Flux's helm-controller.")
@@ -100,6 +102,9 @@ func (o controllerOptions) parts(ctx context.Context, extra ...pipeline.Opener) 
 	}
 	log, err := newLogger(o.logLevel, o.logEncoding)
 	if err != nil {
+		return nil, err
+	}
+	if err := loopback("--pprof-addr", o.pprofAddr); err != nil {
 		return nil, err
 	}
 	ctrl.SetLogger(log)
@@ -159,4 +164,17 @@ func (o controllerOptions) config() (*rest.Config, error) {
 	o.limit(config)
 	config.UserAgent = fmt.Sprintf("sealock/%s", buildinfo.Version())
 	return config, nil
+}
+
+// loopback refuses an address that others can reach: profiles are for who is on the machine already.
+func loopback(flag, addr string) error {
+	if addr == "" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	if err != nil || ip == nil || !ip.IsLoopback() {
+		return fault.New("", fault.Invalid, fault.Ref{}, "%s %q is not a loopback address", flag, addr).Fix("use 127.0.0.1:PORT")
+	}
+	return nil
 }

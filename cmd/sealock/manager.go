@@ -64,6 +64,7 @@ func newManager(cfg *rest.Config, o controllerOptions, settings tenants.Settings
 		Scheme:                        scheme,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddr},
 		HealthProbeBindAddress:        o.healthAddr,
+		PprofBindAddress:              o.pprofAddr,
 		LeaderElection:                o.leaderElect,
 		LeaderElectionID:              o.leaseName(),
 		LeaderElectionNamespace:       settings.SystemNamespace,
