@@ -72,6 +72,12 @@ func Decode(file string, data []byte, limits Limits) ([]Document, error) {
 	}
 }
 
+// FromNode returns what Decode would return for a node that is parsed already: who holds one need not print and parse it.
+func FromNode(file string, node *yaml.Node, limits Limits) (any, error) {
+	budget := limits.Nodes
+	return converter{file: file, budget: &budget, depth: limits.Depth}.convert(node, 0)
+}
+
 // safeDecode turns a panic of the parser, which hostile input has caused before, into an error.
 func safeDecode(dec *yaml.Decoder, node *yaml.Node) (err error) {
 	defer func() {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v3"
+
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/plaintext"
 )
@@ -34,6 +36,22 @@ func TestDecode(t *testing.T) {
 	want := `[{"Body":{"a":1},"Line":3},{"Body":{"b":{"c":[true,1.5,"x",null,"2001-01-01",420]},"d":{"e":"f"},"g":{"e":"f","h":"i"}},"Line":6}]`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// A node that somebody else parsed becomes what Decode makes of its text, within the same limits.
+func TestFromNode(t *testing.T) {
+	var node yaml.Node
+	if err := yaml.Unmarshal([]byte("b: {c: [true, 1.5, x, null, 2001-01-01, 0644]}\nd: &x {e: f}\ng: {<<: *x, h: i}\n"), &node); err != nil {
+		t.Fatal(err)
+	}
+	got, err := FromNode("a.yaml", &node, DefaultLimits)
+	text, _ := json.Marshal(got)
+	if want := `{"b":{"c":[true,1.5,"x",null,"2001-01-01",420]},"d":{"e":"f"},"g":{"e":"f","h":"i"}}`; err != nil || string(text) != want {
+		t.Errorf("got  %s, %v\nwant %s", text, err, want)
+	}
+	if _, err := FromNode("a.yaml", &node, Limits{Nodes: 3, Depth: 10}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("too many values: %v", err)
 	}
 }
 
