@@ -68,7 +68,7 @@ func (f *fileSystem) generate(k *types.Kustomization) error {
 func (f *fileSystem) addComponents(name string, k *types.Kustomization) error {
 	for _, c := range f.opts.Components {
 		if f.opts.IgnoreMissingComponents && !remote.MatchString(c) {
-			if _, err := fs.Stat(f.tree.files, path.Join(f.dir, c)); errors.Is(err, fs.ErrNotExist) {
+			if _, err := f.tree.stat(path.Join(f.dir, c)); errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
 		}
@@ -86,7 +86,7 @@ func (f *fileSystem) readKustomization(name string) ([]byte, error) {
 		return nil, f.refused // nothing that follows can be applied
 	}
 	data, done := f.kustomizations[name] // the one made for a plain folder is nowhere else
-	if info, err := fs.Stat(f.tree.files, name); !done && (err != nil || info.IsDir()) {
+	if info, err := f.tree.stat(name); !done && (err != nil || info.IsDir()) {
 		return nil, fs.ErrNotExist
 	}
 	if f.included++; f.included > maxIncluded { // bases that include bases twice grow with every level
@@ -264,7 +264,7 @@ func (c *checker) path(field, entry string, as role) string {
 		c.keep(err)
 		return ""
 	}
-	info, err := fs.Stat(c.f.tree.files, name)
+	info, err := c.f.tree.stat(name)
 	switch {
 	case err != nil && remote.MatchString(entry):
 		c.keep(denied(c.name, "%q is outside of the repository; remote bases are not fetched", entry).At(field).

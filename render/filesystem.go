@@ -85,7 +85,7 @@ func (f *fileSystem) ReadFile(p string) ([]byte, error) {
 	if isKustomization(name) {
 		return f.readKustomization(name)
 	}
-	if info, err := fs.Stat(f.tree.files, name); err == nil && info.IsDir() {
+	if info, err := f.tree.stat(name); err == nil && info.IsDir() {
 		return nil, errors.New("is a directory") // kustomize tries a resource as a file first
 	}
 	data, err := f.tree.read(name)
@@ -181,7 +181,7 @@ func (f *fileSystem) CleanedAbs(p string) (filesys.ConfirmedDir, string, error) 
 	if err := f.tree.contained(name); err != nil {
 		return "", "", f.refuse(err)
 	}
-	info, err := fs.Stat(f.tree.files, name)
+	info, err := f.tree.stat(name)
 	if err != nil {
 		return "", "", err
 	}
@@ -198,7 +198,7 @@ func (f *fileSystem) IsDir(p string) bool {
 	if !ok {
 		return false
 	}
-	info, err := fs.Stat(f.tree.files, name)
+	info, err := f.tree.stat(name)
 	return err == nil && info.IsDir()
 }
 
@@ -208,7 +208,7 @@ func (f *fileSystem) Exists(p string) bool {
 	if !ok {
 		return false
 	}
-	_, err := fs.Stat(f.tree.files, name)
+	_, err := f.tree.stat(name)
 	return err == nil
 }
 

@@ -1,12 +1,8 @@
 package render
 
 import (
-	"bytes"
-	"encoding/json"
-	"math"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -33,13 +29,14 @@ func (b *Build) kustomize(t *tree, dir string) ([]item, error) {
 	}
 	items := make([]item, 0, m.Size())
 	for _, r := range m.Resources() {
-		raw, err := r.MarshalJSON()
+		// The node itself, since kustomize's own way to JSON prints and parses it twice.
+		v, err := manifest.FromNode(f.rootFile, r.YNode(), manifest.DefaultLimits)
 		if err != nil {
-			return nil, invalid(dir, "an object is not JSON after the build").Fix("correct the patch that made it so")
+			return nil, err
 		}
-		body, err := decodeJSON(raw)
-		if err != nil {
-			return nil, invalid(dir, "an object has a number that Kubernetes does not know").Fix("quote it")
+		body, ok := v.(map[string]any)
+		if !ok {
+			return nil, invalid(dir, "an object is not a mapping after the build").Fix("correct the patch that made it so")
 		}
 		items = append(items, item{body: body, src: f.origin(body)})
 	}
@@ -108,51 +105,6 @@ func (f *fileSystem) line(file, kind, name string) int {
 		}
 	}
 	return at
-}
-
-// decodeJSON keeps integers, as manifest.Decode does.
-func decodeJSON(raw []byte) (map[string]any, error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	var body map[string]any
-	if err := dec.Decode(&body); err != nil {
-		return nil, err
-	}
-	return body, numbers(body)
-}
-
-// numbers replaces json.Number by int64 or float64, in place.
-func numbers(v any) error {
-	conv := func(v any) (any, error) {
-		n, ok := v.(json.Number)
-		if !ok {
-			return v, numbers(v)
-		}
-		if i, err := n.Int64(); err == nil {
-			return i, nil
-		}
-		x, err := n.Float64()
-		if err == nil && math.IsInf(x, 0) {
-			err = strconv.ErrRange
-		}
-		return x, err
-	}
-	var err error
-	switch node := v.(type) {
-	case map[string]any:
-		for k := range node {
-			if node[k], err = conv(node[k]); err != nil {
-				return err
-			}
-		}
-	case []any:
-		for i := range node {
-			if node[i], err = conv(node[i]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // merge puts the options of the build into the kustomization of its directory, as Flux does.

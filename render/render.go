@@ -106,7 +106,7 @@ func text(v any) string { s, _ := v.(string); return s }
 // tokens may be nil where nothing was decrypted. An empty result is an error: it would prune everything.
 func (b *Build) Render(ctx context.Context, files fs.FS, tokens *plaintext.Tokens) ([]manifest.Object, string, error) {
 	dir := path.Clean(strings.TrimPrefix(b.opts.Dir, "/"))
-	t := &tree{ctx: ctx, files: files}
+	t := newTree(ctx, files)
 	if err := t.requireDir(dir); err != nil {
 		return nil, "", err
 	}

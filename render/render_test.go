@@ -399,3 +399,19 @@ func BenchmarkKustomize(b *testing.B) {
 		mustBuild(b, files, Options{Dir: "overlays/production"}, nil)
 	}
 }
+
+// BenchmarkKustomizeSmall10 is a folder as most are: ten small objects, a label for all.
+func BenchmarkKustomizeSmall10(b *testing.B) {
+	files := fstest.MapFS{}
+	text := "labels: [{pairs: {team: fleet}}]\nresources:\n"
+	for i := range 10 {
+		name := fmt.Sprintf("obj-%d", i)
+		files["app/"+name+".yaml"] = &fstest.MapFile{Data: []byte(configMap(name))}
+		text += "- " + name + ".yaml\n"
+	}
+	files["app/kustomization.yaml"] = &fstest.MapFile{Data: []byte(text)}
+	b.ReportAllocs()
+	for b.Loop() {
+		mustBuild(b, files, Options{Dir: "app"}, nil)
+	}
+}

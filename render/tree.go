@@ -18,12 +18,36 @@ var kustomizationNames = []string{"kustomization.yaml", "kustomization.yml", "Ku
 // maxLinks bounds how many symbolic links one path may follow.
 const maxLinks = 20
 
-// tree reads the repository, within the bounds of one build.
+// tree reads the repository, within the bounds of one build. A revision does not change: what a path is, is asked once.
 type tree struct {
 	ctx   context.Context //nolint:containedctx // one build; kustomize's file system has no context in its methods
 	files fs.FS
 	count int
 	bytes int
+
+	known map[string]described // by path, links followed
+	real  map[string]bool      // paths without links of which the last part is no link
+	safe  map[string]bool      // paths that do not leave the repository
+}
+
+// described is an answer of fs.Stat.
+type described struct {
+	info fs.FileInfo
+	err  error
+}
+
+func newTree(ctx context.Context, files fs.FS) *tree {
+	return &tree{ctx: ctx, files: files, known: map[string]described{}, real: map[string]bool{}, safe: map[string]bool{}}
+}
+
+// stat is fs.Stat.
+func (t *tree) stat(name string) (fs.FileInfo, error) {
+	d, ok := t.known[name]
+	if !ok {
+		d.info, d.err = fs.Stat(t.files, name)
+		t.known[name] = d
+	}
+	return d.info, d.err
 }
 
 func invalid(file, format string, args ...any) *fault.Error {
@@ -38,7 +62,7 @@ func (t *tree) requireDir(dir string) error {
 	if err := t.contained(dir); err != nil {
 		return err
 	}
-	info, err := fs.Stat(t.files, dir)
+	info, err := t.stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fault.New(fault.StageRender, fault.NotFound, fault.Ref{}, "path %q does not exist in this revision", dir).At("spec.path").
@@ -68,7 +92,7 @@ func (t *tree) wrap(name string, err error) error {
 
 // contained refuses a path that leaves the repository through a symbolic link. A file system without links passes.
 func (t *tree) contained(name string) error {
-	if _, ok := t.files.(fs.ReadLinkFS); !ok {
+	if _, ok := t.files.(fs.ReadLinkFS); !ok || t.safe[name] {
 		return nil
 	}
 	rest := strings.Split(name, "/")
@@ -76,8 +100,13 @@ func (t *tree) contained(name string) error {
 	for len(rest) > 0 {
 		next := path.Join(at, rest[0])
 		rest = rest[1:]
+		if t.real[next] {
+			at = next
+			continue
+		}
 		info, err := fs.Lstat(t.files, next)
 		if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+			t.real[next] = true
 			at = next
 			continue
 		}
@@ -92,6 +121,7 @@ func (t *tree) contained(name string) error {
 		rest = append(strings.Split(resolved, "/"), rest...)
 		at = "."
 	}
+	t.safe[name] = true
 	return nil
 }
 
@@ -125,7 +155,7 @@ func (t *tree) kustomization(dir string) (string, error) {
 	found := ""
 	for _, name := range kustomizationNames {
 		file := path.Join(dir, name)
-		if info, err := fs.Stat(t.files, file); err != nil || info.IsDir() {
+		if info, err := t.stat(file); err != nil || info.IsDir() {
 			continue
 		}
 		if found != "" {
@@ -168,12 +198,14 @@ func (t *tree) walk(dir string, fn func(name string, unit bool) error) error {
 			continue
 		}
 		isDir := e.IsDir()
-		if e.Type()&fs.ModeSymlink != 0 {
+		if e.Type()&fs.ModeSymlink == 0 {
+			t.safe[name] = true // dir is, and this leads nowhere else
+		} else {
 			// A link to a folder is not followed, as in other walks; one to a file is read if it stays inside.
 			if err := t.contained(name); err != nil {
 				return err
 			}
-			if info, err := fs.Stat(t.files, name); err == nil && info.IsDir() {
+			if info, err := t.stat(name); err == nil && info.IsDir() {
 				continue
 			}
 		}
