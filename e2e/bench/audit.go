@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -68,10 +69,10 @@ func classOf(e event) class {
 		return objects
 	case e.Verb == "list":
 		return lists
+	case !e.writes() && (ref.Resource == "secrets" || ref.Resource == "configmaps") && !strings.HasPrefix(ref.Name, "sealock-"), ref.Subresource == "token":
+		return inputs
 	case ref.Namespace == harness.SystemNamespace, strings.HasSuffix(ref.APIGroup, "toolkit.fluxcd.io"), ref.APIGroup == "sealock.dev", ref.Subresource == "status", ref.APIGroup == "admissionregistration.k8s.io":
 		return status
-	case ref.Subresource == "token", !e.writes() && (ref.Resource == "secrets" || ref.Resource == "configmaps"):
-		return inputs
 	}
 	return objects
 }
@@ -210,11 +211,27 @@ func (a auditLog) count(from, to int64) (requests, error) {
 		}
 		r.verbs[c][verbOf(e)]++
 		if c == lists || c == watches && strings.Contains(e.RequestURI, "sendInitialEvents=true") {
-			r.kinds[e.ObjectRef.Resource+"."+e.ObjectRef.APIGroup]++
+			r.kinds[kindOf(e)]++
 		}
 		if e.ResponseStatus.Code >= 400 && e.ResponseStatus.Code != 404 {
 			r.bad++
 		}
 	})
 	return r, err
+}
+
+// kindOf names what a list is of: the same kind in another namespace, or of other labels, is something else.
+func kindOf(e event) string {
+	name := strings.TrimSuffix(e.ObjectRef.Resource+"."+e.ObjectRef.APIGroup, ".")
+	if e.ObjectRef.Namespace != "" {
+		name += " in " + e.ObjectRef.Namespace
+	}
+	if u, err := url.Parse(e.RequestURI); err == nil {
+		for _, each := range []string{"labelSelector", "fieldSelector"} {
+			if v := u.Query().Get(each); v != "" {
+				name += " with " + v
+			}
+		}
+	}
+	return name
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -29,17 +30,19 @@ type options struct {
 	quick   bool
 	keep    bool
 	profile string
+	flags   string
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.only, "only", "", "run the scenarios whose names contain one of these, separated by commas")
+	flag.StringVar(&o.only, "only", "", "run these scenarios, separated by commas")
 	flag.StringVar(&o.output, "o", "table", "table or json")
 	flag.BoolVar(&o.quick, "quick", false, "a fifth to a tenth of every size, to try something out")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with logs and the audit log, and say where it is")
 	flag.StringVar(&o.profile, "profile", "", "folder for a CPU profile of the first seconds of each piece of work, and allocation profiles around it")
+	flag.StringVar(&o.flags, "controller", "", "further flags of `sealock controller`, separated by spaces, to compare with")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: bench [--only NAME,...] [--quick] [-o table|json] [--profile DIR] [--keep]")
+		fmt.Fprintln(os.Stderr, "usage: bench [--only NAME,...] [--quick] [-o table|json] [--profile DIR] [--controller FLAGS] [--keep]")
 		flag.PrintDefaults()
 		fmt.Fprintln(os.Stderr, "\nscenarios:")
 		for _, s := range scenarios() {
@@ -125,13 +128,9 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	return errors.Join(append(failed, err)...)
 }
 
+// selected reports whether a name is one of those that were asked for; nothing asked for is all.
 func selected(only, name string) bool {
-	for _, part := range strings.Split(only, ",") {
-		if strings.Contains(name, strings.TrimSpace(part)) {
-			return true
-		}
-	}
-	return false
+	return only == "" || slices.Contains(strings.Split(strings.ReplaceAll(only, " ", ""), ","), name)
 }
 
 // runOne gives a scenario a control plane of its own: what an earlier one left would be in its figures.
@@ -145,7 +144,7 @@ func runOne(ctx context.Context, o options, root string, sc scenario, r *report)
 	} else {
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
-	s := &site{report: r, scenario: sc.name, quick: o.quick, root: root, profiles: o.profile}
+	s := &site{report: r, scenario: sc.name, quick: o.quick, root: root, profiles: o.profile, extra: strings.Fields(o.flags)}
 	if sc.bare {
 		return sc.run(ctx, s)
 	}

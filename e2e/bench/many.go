@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"time"
 )
 
 // fleet is many Kustomizations of a few objects each.
@@ -82,6 +85,9 @@ func (f *fleet) three(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := f.interval(ctx, what+", by their interval"); err != nil {
+		return err
+	}
 	return f.change(ctx, fmt.Sprintf("a commit for one of %d", f.n), "apps/"+f.name(0), f.namespace(0), 0, f.all, marks{
 		objects: []option{atMost(3), peer("3,911 in all")},
 		cpu:     []option{peer("88")}, memory: []option{peer("142, peak 166")}, wall: []option{peer("76")},
@@ -143,4 +149,36 @@ func tenThousand(ctx context.Context, s *site) error {
 		return err
 	}
 	return s.restarted(ctx, fmt.Sprintf("restart, %d objects in %d Kustomizations", n*10, n), n, marks{memory: []option{atMost(300)}})
+}
+
+// interval measures what it costs that the interval passes and nothing changed, for one reconcile of each.
+func (f *fleet) interval(ctx context.Context, what string) error {
+	const every = 5 * time.Second
+	short := slices.Clone(f.all)
+	for i := range short {
+		short[i].interval = "5s"
+	}
+	if err := f.reapply(ctx, short); err != nil {
+		return err
+	}
+	w, err := f.measure(ctx, "by interval", func(ctx context.Context) error { return pause(ctx, 4*every) })
+	if err != nil {
+		return err
+	}
+	rounds := w.reconciles / float64(f.n)
+	if rounds == 0 {
+		return errors.New("the interval passed and nothing was reconciled")
+	}
+	m := marks{objects: []option{atMost(0)}, writes: []option{detail("%s; in %.1f rounds", w.detail(status), rounds)}, cpu: []option{atMost(round(0.073 * float64(f.n) / 100))}}
+	w.cpu, w.apiCPU, w.allocatedMiB, w.reconciles = w.cpu/rounds, w.apiCPU/rounds, w.allocatedMiB/rounds, w.reconciles/rounds
+	f.tell(what, w, m)
+	return f.reapply(ctx, f.all)
+}
+
+// reapply changes the specs of Kustomizations that are there, and waits until all are ready with them.
+func (f *fleet) reapply(ctx context.Context, all []kustomization) error {
+	if err := f.site.each(len(all), func(i int) error { return f.Apply(ctx, all[i].yaml()) }); err != nil {
+		return err
+	}
+	return f.create(ctx, all)
 }

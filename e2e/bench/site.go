@@ -39,6 +39,7 @@ type site struct {
 	root     string
 	pprof    string
 	profiles string
+	extra    []string // flags of the controller
 }
 
 // size is n, and less of it in a quick run.
@@ -49,7 +50,7 @@ func (s *site) size(n, quick int) int {
 	return n
 }
 
-func (s *site) flags() []string { return []string{"--pprof-addr", s.pprof} }
+func (s *site) flags() []string { return append([]string{"--pprof-addr", s.pprof}, s.extra...) }
 
 // without leaves out what a scenario does not need.
 func (s *site) without(scenario string) []string {
@@ -119,22 +120,25 @@ func (s *site) fetch(ctx context.Context, namespace string) error {
 }
 
 // kustomization is one that the bench makes.
-type kustomization struct{ namespace, name, path, spec string }
+type kustomization struct{ namespace, name, path, spec, interval string }
 
 func (k kustomization) yaml() string {
+	if k.interval == "" {
+		k.interval = "1h"
+	}
 	return fmt.Sprintf(`
 apiVersion: kustomize.toolkit.fluxcd.io/v1
 kind: Kustomization
 metadata: {name: %s, namespace: %s}
 spec:
-  interval: 1h
+  interval: %s
   retryInterval: 30s
   timeout: 5m
   prune: true
   path: ./%s
   sourceRef: {kind: GitRepository, name: %s}
 %s
-`, k.name, k.namespace, k.path, repo, k.spec)
+`, k.name, k.namespace, k.interval, k.path, repo, k.spec)
 }
 
 // create makes Kustomizations and waits until all are ready.
