@@ -26,7 +26,7 @@ const (
 	srcAPI   = "source.toolkit.fluxcd.io/v1"
 	platform = "flux-system" // where the Kustomizations of the bench are, as those of a Flux installation
 	repo     = "fleet"
-	patience = 10 * time.Minute
+	patience = 4 * time.Minute
 	writers  = 8 // of the bench's own requests
 )
 
