@@ -66,9 +66,8 @@ vulncheck:
 		echo 'govulncheck: NOT RUN, https://vuln.go.dev cannot be reached from here'; \
 	else echo "$$out"; exit $$code; fi
 
-bench: build devcluster ## print the figures of DESIGN.md section 7
-	go test -run '^$$' -bench . -benchmem -p 1 ./...
-	cd e2e && go test -run '^$$' -bench . -p 1 ./...
+bench: build devcluster tools ## print the figures of DESIGN.md section 7 (BENCH='--quick', BENCH='--only hundred')
+	cd e2e && go run ./bench $(BENCH)
 
 fuzz: ## run each fuzz target for FUZZTIME
 	@for pkg in $$(go list ./...); do \

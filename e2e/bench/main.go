@@ -69,7 +69,7 @@ type scenario struct {
 // scenarios are in the order in which they run: those that a reader waits for come first.
 func scenarios() []scenario {
 	return []scenario{
-		{name: "program", about: "size of the binary, cost of one render", run: program, bare: true},
+		{name: "program", about: "size of the binary, cost of one render, one unsealing, one verdict", run: program, bare: true},
 		{name: "idle", about: "start-up, and nothing to do", run: idle},
 		{name: "fivehundred", about: "one Kustomization of 500 objects: first, no-op, one changed, restart", run: fiveHundred},
 		{name: "hundred", about: "100 Kustomizations of 10 objects: first, no-op, a commit for one, restart", run: hundred},

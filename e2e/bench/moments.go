@@ -202,25 +202,30 @@ func (f *fleet) repaired(from int64, namespace, name string) (time.Duration, err
 	return theirs.Sub(ours), nil
 }
 
-// renders runs the benchmarks of the render package, where a render has no cluster around it.
-func (s *site) renders(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", ".", "-benchmem", "./render")
-	cmd.Dir = s.root
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("go test -bench: %w\n%s", err, out)
-	}
-	lines := bufio.NewScanner(bytes.NewReader(out))
-	for lines.Scan() {
-		// BenchmarkName-2  100  123 ns/op  45 B/op  6 allocs/op
-		f := strings.Fields(lines.Text())
-		if len(f) < 8 || !strings.HasPrefix(f[0], "Benchmark") {
-			continue
+// benchmarks runs those of the packages whose work needs no cluster around it.
+func (s *site) benchmarks(ctx context.Context) error {
+	for _, each := range []struct{ dir, work string }{{"render", "one render"}, {"sealing", "one value unsealed"}, {"policies", "one verdict of 20 policies"}} {
+		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", ".", "-benchmem", "./"+each.dir)
+		cmd.Dir = s.root
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("go test -bench ./%s: %w\n%s", each.dir, err, out)
 		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(f[0], "Benchmark"), "-")
-		ns, _ := strconv.ParseFloat(f[2], 64)
-		bytes, _ := strconv.ParseFloat(f[len(f)-4], 64)
-		s.add(figure{Scenario: s.scenario, Work: "one render", What: name + ", ms", Seen: round(ns / 1e6), Detail: fmt.Sprintf("%.2f MiB in %s allocations", bytes/(1<<20), f[len(f)-2])})
+		lines := bufio.NewScanner(bytes.NewReader(out))
+		for lines.Scan() {
+			s.benchmark(each.work, strings.Fields(lines.Text()))
+		}
 	}
-	return lines.Err()
+	return nil
+}
+
+// benchmark adds a line of the form BenchmarkName-2 100 123 ns/op ... 45 B/op 6 allocs/op.
+func (s *site) benchmark(work string, f []string) {
+	if len(f) < 8 || !strings.HasPrefix(f[0], "Benchmark") || f[len(f)-1] != "allocs/op" {
+		return
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(f[0], "Benchmark"), "-")
+	ns, _ := strconv.ParseFloat(f[2], 64)
+	size, _ := strconv.ParseFloat(f[len(f)-4], 64)
+	s.add(figure{Scenario: s.scenario, Work: work, What: name + ", ms", Seen: round(ns / 1e6), Detail: fmt.Sprintf("%.1f KiB in %s allocations", size/1024, f[len(f)-2])})
 }

@@ -175,5 +175,5 @@ func program(ctx context.Context, s *site) error {
 		return err
 	}
 	s.add(figure{Scenario: s.scenario, Work: "bin/sealock", What: "size, MB", Seen: math.Round(float64(info.Size()) / 1e6)}, peer("Flux 187, all six 500"))
-	return s.renders(ctx)
+	return s.benchmarks(ctx)
 }
