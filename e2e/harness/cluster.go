@@ -35,19 +35,48 @@ func newMapper(c kubernetes.Interface) *restmapper.DeferredDiscoveryRESTMapper {
 
 // ServiceAccountKubeconfig writes a kubeconfig with a token of the service account.
 func (w *World) ServiceAccountKubeconfig(ctx context.Context, namespace, name string) (string, error) {
+	token, err := w.token(ctx, namespace, name)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(w.Dir, name+".kubeconfig")
+	return path, w.writeKubeconfig(path, &clientcmdapi.Cluster{Server: w.Config.Host, CertificateAuthorityData: w.Config.CAData}, token, namespace)
+}
+
+func (w *World) token(ctx context.Context, namespace, name string) (string, error) {
 	seconds := int64(24 * 3600)
 	token, err := w.Typed.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name,
 		&authv1.TokenRequest{Spec: authv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
 	if err != nil {
 		return "", fmt.Errorf("token of %s/%s: %w", namespace, name, err)
 	}
+	return token.Status.Token, nil
+}
+
+// controllerKubeconfig writes the controller's kubeconfig, once for each proxy.
+func (w *World) controllerKubeconfig(ctx context.Context, via *Proxy) (string, error) {
+	const name = "sealock-controller"
+	if via == nil {
+		return w.ServiceAccountKubeconfig(ctx, SystemNamespace, name)
+	}
+	path := filepath.Join(w.Dir, name+strings.TrimPrefix(via.URL, "https://127.0.0.1")+".kubeconfig")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	token, err := w.token(ctx, SystemNamespace, name)
+	if err != nil {
+		return "", err
+	}
+	return path, w.writeKubeconfig(path, &clientcmdapi.Cluster{Server: via.URL, CertificateAuthorityData: via.CA}, token, SystemNamespace)
+}
+
+func (w *World) writeKubeconfig(path string, server *clientcmdapi.Cluster, token, namespace string) error {
 	cfg := clientcmdapi.NewConfig()
-	cfg.Clusters["dev"] = &clientcmdapi.Cluster{Server: w.Config.Host, CertificateAuthorityData: w.Config.CAData}
-	cfg.AuthInfos["sa"] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
+	cfg.Clusters["dev"] = server
+	cfg.AuthInfos["sa"] = &clientcmdapi.AuthInfo{Token: token}
 	cfg.Contexts["dev"] = &clientcmdapi.Context{Cluster: "dev", AuthInfo: "sa", Namespace: namespace}
 	cfg.CurrentContext = "dev"
-	path := filepath.Join(w.Dir, name+".kubeconfig")
-	return path, clientcmd.WriteToFile(*cfg, path)
+	return clientcmd.WriteToFile(*cfg, path)
 }
 
 // As returns a client that acts as the named user.

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,9 +41,10 @@ type World struct {
 	Ports      Ports
 	Log        string // path of the controller's log, one JSON object a line
 
-	bin    string
-	say    func(format string, args ...any)
-	mapper *restmapper.DeferredDiscoveryRESTMapper
+	options Options
+	bin     string
+	say     func(format string, args ...any)
+	mapper  *restmapper.DeferredDiscoveryRESTMapper
 
 	mu    sync.Mutex
 	procs []*process
@@ -70,10 +70,17 @@ type Options struct {
 	Detached bool
 }
 
+// The names of the processes that a World starts by itself.
+const (
+	devcluster     = "devcluster"
+	controllerName = "controller"
+)
+
 type process struct {
 	name string
 	cmd  *exec.Cmd
-	done chan error
+	done chan struct{} // closed when it has ended
+	err  error         // how, once done is closed
 }
 
 // Start brings up a control plane, installs Sealock and runs its controller with the rights that `sealock install` gave
@@ -109,9 +116,10 @@ func Start(ctx context.Context, o Options) (w *World, err error) {
 }
 
 func (w *World) startDevcluster(ctx context.Context, o Options) error {
+	w.options = o
 	home := filepath.Join(o.Dir, "devcluster")
 	args := append([]string{"up", "--dir", home}, o.Devcluster...)
-	p, out, err := w.spawn("devcluster", o.Detached, filepath.Join(o.Dir, "devcluster.log"), filepath.Join(w.bin, "devcluster"), args...)
+	p, out, err := w.spawn(devcluster, o.Detached, filepath.Join(o.Dir, "devcluster.log"), filepath.Join(w.bin, "devcluster"), args...)
 	if err != nil {
 		return err
 	}
@@ -128,8 +136,8 @@ func (w *World) startDevcluster(ctx context.Context, o Options) error {
 	}()
 	select {
 	case err = <-ready:
-	case err = <-p.done:
-		err = fmt.Errorf("devcluster ended: %v", err)
+	case <-p.done:
+		err = fmt.Errorf("devcluster ended: %v", p.err)
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
@@ -170,55 +178,14 @@ func (w *World) install(ctx context.Context) error {
 
 // StartController runs `sealock controller` as the service account that it has in a cluster.
 func (w *World) StartController(ctx context.Context, detached bool, args ...string) error {
-	kubeconfig, err := w.ServiceAccountKubeconfig(ctx, SystemNamespace, "sealock-controller")
-	if err != nil {
-		return err
-	}
-	all := append([]string{
-		"controller", "--kubeconfig", kubeconfig,
-		"--cache-dir", filepath.Join(w.Dir, "cache"),
-		"--webhook-addr", addr(w.Ports.Webhook), "--webhook-url", "https://" + addr(w.Ports.Webhook),
-		"--health-addr", addr(w.Ports.Health), "--metrics-addr", addr(w.Ports.Metrics),
-		"--sealing-addr", addr(w.Ports.Sealing), "--artifact-addr", addr(w.Ports.Artifacts),
-	}, args...)
-	p, _, err := w.spawn("controller", detached, w.Log, filepath.Join(w.bin, "sealock"), all...)
-	if err != nil {
-		return err
-	}
-	ready := fmt.Sprintf("http://%s/readyz", addr(w.Ports.Health))
-	err = w.Wait(ctx, time.Minute, "the controller to be ready (log: "+w.Log+")", func(ctx context.Context) (bool, error) {
-		select {
-		case err := <-p.done:
-			p.done <- err
-			return false, fmt.Errorf("the controller ended: %v\n%s", err, tail(w.Log, 20))
-		default:
-		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, ready, nil)
-		if err != nil {
-			return false, err
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return false, nil //nolint:nilerr // not listening yet
-		}
-		defer resp.Body.Close()
-		return resp.StatusCode == http.StatusOK, nil
-	})
-	if err != nil {
-		return err
-	}
-	// Every replica is ready before one of them leads; what the leader publishes follows.
-	return w.Wait(ctx, time.Minute, "the sealing certificate to be published", func(ctx context.Context) (bool, error) {
-		o, err := w.Get(ctx, "v1", "ConfigMap", SystemNamespace, "sealed-secrets-cert")
-		return o != nil, err
-	})
+	return w.StartReplica(ctx, Replica{Name: controllerName, Ports: w.Ports, Detached: detached, Args: args})
 }
 
 // StopController ends the controller and waits for it.
-func (w *World) StopController() error { return w.stop("controller", syscall.SIGTERM) }
+func (w *World) StopController() error { return w.stop(controllerName, syscall.SIGTERM) }
 
 // KillController ends the controller without a chance to clean up.
-func (w *World) KillController() error { return w.stop("controller", syscall.SIGKILL) }
+func (w *World) KillController() error { return w.stop(controllerName, syscall.SIGKILL) }
 
 // Pid returns the process id of the named process, 0 when it does not run.
 func (w *World) Pid(name string) int {
@@ -234,8 +201,19 @@ func (w *World) Pid(name string) int {
 
 // Stop ends everything that was started.
 func (w *World) Stop() error {
-	err := w.stop("controller", syscall.SIGTERM)
-	return errors.Join(err, w.stop("devcluster", syscall.SIGTERM))
+	w.mu.Lock()
+	var names []string
+	for _, p := range w.procs {
+		if p.name != devcluster {
+			names = append(names, p.name)
+		}
+	}
+	w.mu.Unlock()
+	var errs []error
+	for _, name := range append(names, devcluster) {
+		errs = append(errs, w.stop(name, syscall.SIGTERM))
+	}
+	return errors.Join(errs...)
 }
 
 func (w *World) stop(name string, sig syscall.Signal) error {
@@ -254,12 +232,9 @@ func (w *World) stop(name string, sig syscall.Signal) error {
 	}
 	_ = p.cmd.Process.Signal(sig)
 	select {
-	case err := <-p.done:
-		if sig == syscall.SIGKILL {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("%s ended with: %w", name, err)
+	case <-p.done:
+		if sig != syscall.SIGKILL && p.err != nil {
+			return fmt.Errorf("%s ended with: %w", name, p.err)
 		}
 		return nil
 	case <-time.After(40 * time.Second):
@@ -281,7 +256,7 @@ func (w *World) spawn(name string, detached bool, log, program string, args ...s
 	cmd := exec.Command(program, args...)
 	cmd.Stderr = file
 	var follow io.Reader = strings.NewReader("")
-	if name == "devcluster" {
+	if name == devcluster {
 		r, wr, err := os.Pipe()
 		if err != nil {
 			return nil, nil, err
@@ -298,8 +273,11 @@ func (w *World) spawn(name string, detached bool, log, program string, args ...s
 	if err := cmd.Start(); err != nil {
 		return nil, nil, err
 	}
-	p := &process{name: name, cmd: cmd, done: make(chan error, 1)}
-	go func() { p.done <- cmd.Wait() }()
+	p := &process{name: name, cmd: cmd, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
 	w.mu.Lock()
 	w.procs = append(w.procs, p)
 	w.mu.Unlock()

@@ -1,0 +1,271 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"sealock.dev/sealock/e2e/harness"
+)
+
+// kills is how many kills an ordinary test run makes. FAULTS=200 makes as many as are asked for.
+const kills = 40
+
+// TestKilledAtRandomPoints ends the controller with SIGKILL at a random request of its work on a commit: before the API
+// server gets the request, or after it has acted on it and before the controller hears of it. Three Kustomizations are in
+// flight, whose commits add, change and remove objects. One kill in three is followed by another one while the next
+// process picks up what was left.
+func TestKilledAtRandomPoints(t *testing.T) {
+	n, seed := kills, uint64(os.Getpid())
+	if v, err := strconv.Atoi(os.Getenv("FAULTS")); err == nil {
+		n = v
+	}
+	if v, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
+		seed = v
+	}
+	t.Logf("%d kills; SEED=%d repeats their points", n, seed)
+	k := newKilling(t, rand.New(rand.NewPCG(seed, 0)))
+	quiet := &trap{}
+	k.deliver(quiet)
+	quiet = &trap{} // the second one changes and removes, too
+	k.deliver(quiet)
+	span := quiet.total()
+	done, twice := 0, 0
+	for done < n {
+		points := []int{1 + k.random.IntN(span)}
+		if done+1 < n && k.random.IntN(3) == 0 {
+			points = append(points, 1+k.random.IntN(span))
+		}
+		trap := &trap{points: points, after: k.random.IntN(2) == 0}
+		k.deliver(trap)
+		sprung := len(points) - len(trap.points)
+		done += sprung
+		twice += max(0, sprung-1)
+	}
+	t.Logf("%d kills in a span of %d requests, %d of them during the recovery from another; what they hit: %v", done, span, twice, k.hit)
+}
+
+// killing is what is killed again and again.
+type killing struct {
+	*team
+	random     *rand.Rand
+	folders    []string
+	now        map[string]set    // by Kustomization
+	uids       map[string]string // of what is live
+	secrets    map[string][2]string
+	seals      map[string][2]string
+	generation int
+	hit        map[string]int
+}
+
+func newKilling(t *testing.T, random *rand.Rand) *killing {
+	tm := newTeam(t, "killed")
+	k := &killing{
+		team: tm, random: random, folders: []string{"one", "two", "three"}, now: map[string]set{}, uids: map[string]string{},
+		secrets: map[string][2]string{}, seals: map[string][2]string{}, hit: map[string]int{},
+	}
+	for _, name := range k.folders {
+		k.secrets[name] = [2]string{tm.sops(name+"-sops", "0"), tm.sops(name+"-sops", "1")}
+		k.seals[name] = [2]string{tm.sealed(name+"-seal", "0"), tm.sealed(name+"-seal", "1")}
+	}
+	watched, err := tm.Typed.CoreV1().Secrets(tm.name).Watch(tm.ctx, metav1.ListOptions{})
+	tm.ok(err)
+	t.Cleanup(watched.Stop)
+	go func() {
+		for e := range watched.ResultChan() {
+			if s, ok := e.Object.(*corev1.Secret); ok && len(s.Data) == 0 {
+				t.Errorf("for a moment, the Secret %s was empty", s.Name)
+			}
+		}
+	}()
+	return k
+}
+
+// next makes the next sets: some objects stay, some change, come or go. A Secret and an object are in each.
+func (k *killing) next() map[string]set {
+	k.generation++
+	out := map[string]set{}
+	for _, name := range k.folders {
+		s := set{"Secret/" + name + "-sops": k.secrets[name][k.random.IntN(2)], "ConfigMap/" + name + "-keep": "kept"}
+		// Where the SealedSecret went, the garbage collector takes its Secret, by and by. Until then no new one may have it.
+		_, was := k.now[name]["SealedSecret/"+name+"-seal"]
+		if value := k.seals[name][k.random.IntN(2)]; k.random.IntN(4) > 0 && (was || k.password(name+"-seal") == "") {
+			s["SealedSecret/"+name+"-seal"] = value
+		}
+		for i := range 6 {
+			id := fmt.Sprintf("%s/%s-%d", []string{"ConfigMap", "ServiceAccount"}[i%2], name, i)
+			switch old, was := k.now[name][id]; {
+			case k.random.IntN(3) == 0: // it goes, or does not come
+			case was && k.random.IntN(2) == 0:
+				s[id] = old
+			default:
+				s[id] = fmt.Sprint(k.generation)
+			}
+		}
+		out[name] = s
+	}
+	return out
+}
+
+// deliver brings the next sets into the cluster past the trap, and checks everything.
+func (k *killing) deliver(trap *trap) {
+	k.Helper()
+	next := k.next()
+	files := map[string]string{}
+	for _, name := range k.folders {
+		maps.Copy(files, next[name].change(name, k.now[name]))
+	}
+	commit := k.push(files)
+	trap.killing = k
+	trap.killed = make(chan string, 8)
+	remove := proxy.Add(trap.rule)
+	defer remove()
+	if k.generation == 1 {
+		objects := k.source()
+		for _, name := range k.folders {
+			objects += k.sync(name)
+		}
+		k.apply(objects)
+	} else {
+		k.fetch()
+	}
+	for _, name := range k.folders {
+		err := k.Wait(k.ctx, patience, name+" to be ready at "+commit, func(ctx context.Context) (bool, error) {
+			select {
+			case what := <-trap.killed:
+				return false, k.restart(ctx, trap, what)
+			default:
+			}
+			o, err := k.Get(ctx, ksAPI, "Kustomization", k.name, name)
+			if err != nil || o == nil {
+				return false, err
+			}
+			status, _, _ := condition(o)
+			return status == "True" && strings.HasSuffix(str(o.Object, "status", "lastAppliedRevision"), commit), nil
+		})
+		k.ok(err)
+	}
+	select {
+	case what := <-trap.killed: // with nothing left to do
+		k.ok(k.restart(k.ctx, trap, what))
+	default:
+	}
+	for _, name := range k.folders {
+		k.sound(name, next[name])
+		k.living(name, k.now[name])
+		k.unsealed(name, next[name])
+	}
+	k.now = next
+}
+
+// restart starts the next process. It may be killed before it is ready.
+func (k *killing) restart(ctx context.Context, trap *trap, hit string) error {
+	k.hit[hit]++
+	if err := startMain(ctx); err != nil && len(trap.killed) == 0 {
+		return err
+	}
+	return nil
+}
+
+// living fails when an object that stood in both commits was made anew in between: somebody deleted it.
+func (k *killing) living(name string, before set) {
+	k.Helper()
+	ids := before.ids(k.name)
+	for id, o := range k.live(name) {
+		if was := k.uids[id]; slices.Contains(ids, id) && was != "" && was != string(o.GetUID()) {
+			k.Errorf("%s was pruned although it should live", id)
+		}
+		k.uids[id] = string(o.GetUID())
+	}
+}
+
+// unsealed checks the Secret that a SealedSecret yields.
+func (k *killing) unsealed(name string, s set) {
+	k.Helper()
+	values := k.seals[name]
+	want := slices.Index(values[:], s["SealedSecret/"+name+"-seal"])
+	if want >= 0 {
+		k.eventually("the Secret of the SealedSecret of "+name, func() (bool, error) { return k.password(name+"-seal") == strconv.Itoa(want), nil })
+	}
+}
+
+// trap kills at the points: after so many requests since the start, or since the last kill.
+type trap struct {
+	*killing
+	after  bool // when the API server has acted on the request
+	killed chan string
+
+	mu     sync.Mutex
+	points []int
+	count  int
+	victim int // process id of the last one
+}
+
+func (t *trap) total() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.count
+}
+
+// rule counts what concerns the commit: requests in the team's namespace but for events, and the records.
+func (t *trap) rule(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	a := harness.Ask(r)
+	counts := a.Verb != "watch" && a.Resource != "events" &&
+		(a.Namespace == t.name || a.Namespace == harness.SystemNamespace && strings.HasPrefix(a.Name, "sealock-record"))
+	if !counts || !t.step() {
+		next.ServeHTTP(w, r)
+		return
+	}
+	defer func() { // also when the answer got lost
+		if err := world.Kill(main); err != nil {
+			t.Error(err)
+		}
+		dry := ""
+		if a.DryRun {
+			dry = "dry-run "
+		}
+		t.killed <- dry + a.Verb + " " + a.Resource + strings.TrimSuffix("/"+a.Sub, "/")
+	}()
+	if t.after {
+		next.ServeHTTP(httptest.NewRecorder(), r.WithContext(context.WithoutCancel(r.Context())))
+	}
+}
+
+func (t *trap) step() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.count++
+	pid := world.Pid(main)
+	// What a process still has under way when it is killed does not count against the next one.
+	if len(t.points) == 0 || t.count < t.points[0] || pid == 0 || pid == t.victim {
+		return false
+	}
+	t.victim = pid
+	t.points, t.count = t.points[1:], 0
+	return true
+}
+
+func str(o map[string]any, path ...string) string {
+	var v any = o
+	for _, p := range path {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return ""
+		}
+		v = m[p]
+	}
+	s, _ := v.(string)
+	return s
+}
