@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -16,6 +17,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"sealock.dev/sealock/e2e/harness"
 )
@@ -37,6 +40,7 @@ func TestKilledAtRandomPoints(t *testing.T) {
 	}
 	t.Logf("%d kills; SEED=%d repeats their points", n, seed)
 	k := newKilling(t, rand.New(rand.NewPCG(seed, 0)))
+	k.withoutWebhook()
 	quiet := &trap{}
 	k.deliver(quiet)
 	quiet = &trap{} // the second one changes and removes, too
@@ -48,7 +52,7 @@ func TestKilledAtRandomPoints(t *testing.T) {
 		if done+1 < n && k.random.IntN(3) == 0 {
 			points = append(points, 1+k.random.IntN(span))
 		}
-		trap := &trap{points: points, after: k.random.IntN(2) == 0}
+		trap := &trap{points: points, after: k.random.IntN(2) == 0, supersede: k.random.IntN(2) == 0}
 		k.deliver(trap)
 		sprung := len(points) - len(trap.points)
 		done += sprung
@@ -119,15 +123,28 @@ func (k *killing) next() map[string]set {
 	return out
 }
 
-// deliver brings the next sets into the cluster past the trap, and checks everything.
-func (k *killing) deliver(trap *trap) {
+// commit makes and pushes the next one.
+func (k *killing) commit() string {
 	k.Helper()
 	next := k.next()
 	files := map[string]string{}
 	for _, name := range k.folders {
 		maps.Copy(files, next[name].change(name, k.now[name]))
+		for id := range k.now[name] {
+			if _, stays := next[name][id]; !stays {
+				delete(k.uids, next[name].id(k.name, id))
+			}
+		}
 	}
-	commit := k.push(files)
+	k.now = next
+	return k.push(files)
+}
+
+// deliver brings the next sets into the cluster past the trap, and checks everything. Where the trap says so, another
+// commit supersedes the first one while nobody runs: what the first one made and the second one lacks is to be found.
+func (k *killing) deliver(trap *trap) {
+	k.Helper()
+	commit := k.commit()
 	trap.killing = k
 	trap.killed = make(chan string, 8)
 	remove := proxy.Add(trap.rule)
@@ -141,33 +158,79 @@ func (k *killing) deliver(trap *trap) {
 	} else {
 		k.fetch()
 	}
+	for range 2 { // the second time round tells whether all are ready at one moment
+		for _, name := range k.folders {
+			k.ok(k.Wait(k.ctx, patience, name+" to be ready", func(ctx context.Context) (bool, error) {
+				select {
+				case hit := <-trap.killed:
+					if !trap.supersede {
+						return false, k.restart(ctx, trap, hit)
+					}
+					trap.supersede = false
+					commit = k.commit()
+					return false, k.skip(ctx, trap, hit, commit)
+				default:
+				}
+				o, err := k.Get(ctx, ksAPI, "Kustomization", k.name, name)
+				if err != nil || o == nil {
+					return false, err
+				}
+				status, _, _ := condition(o)
+				return status == "True" && strings.HasSuffix(str(o.Object, "status", "lastAppliedRevision"), commit), nil
+			}))
+		}
+	}
 	for _, name := range k.folders {
-		err := k.Wait(k.ctx, patience, name+" to be ready at "+commit, func(ctx context.Context) (bool, error) {
-			select {
-			case what := <-trap.killed:
-				return false, k.restart(ctx, trap, what)
-			default:
+		k.sound(name, k.now[name])
+		k.living(name)
+		k.unsealed(name, k.now[name])
+	}
+}
+
+// withoutWebhook takes Sealock's own webhook away for the rest of the test: while its process is down, nobody could write
+// where a tenant lives, and this test has to.
+func (k *killing) withoutWebhook() {
+	k.Helper()
+	hooks := k.Typed.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	list, err := hooks.List(k.ctx, metav1.ListOptions{})
+	k.ok(err)
+	for i := range list.Items {
+		hook := &list.Items[i]
+		k.ok(hooks.Delete(k.ctx, hook.Name, metav1.DeleteOptions{}))
+		k.Cleanup(func() {
+			hook.ObjectMeta = metav1.ObjectMeta{Name: hook.Name, Labels: hook.Labels, Annotations: hook.Annotations}
+			if _, err := hooks.Create(context.WithoutCancel(k.ctx), hook, metav1.CreateOptions{}); err != nil {
+				k.Error(err)
 			}
-			o, err := k.Get(ctx, ksAPI, "Kustomization", k.name, name)
-			if err != nil || o == nil {
-				return false, err
-			}
-			status, _, _ := condition(o)
-			return status == "True" && strings.HasSuffix(str(o.Object, "status", "lastAppliedRevision"), commit), nil
 		})
-		k.ok(err)
 	}
-	select {
-	case what := <-trap.killed: // with nothing left to do
-		k.ok(k.restart(k.ctx, trap, what))
-	default:
-	}
+}
+
+// suspend keeps the Kustomizations from running, or lets them.
+func (k *killing) suspend(yes bool) error {
+	resource := k.Dynamic.Resource(schema.GroupVersionResource{Group: "kustomize.toolkit.fluxcd.io", Version: "v1", Resource: "kustomizations"}).Namespace(k.name)
 	for _, name := range k.folders {
-		k.sound(name, next[name])
-		k.living(name, k.now[name])
-		k.unsealed(name, next[name])
+		body := fmt.Sprintf(`{"spec":{"suspend":%t}}`, yes)
+		if _, err := resource.Patch(k.ctx, name, types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: "e2e"}); err != nil {
+			return err
+		}
 	}
-	k.now = next
+	return nil
+}
+
+// skip starts the next process so that no Kustomization ever sees the commit that was interrupted again.
+func (k *killing) skip(ctx context.Context, trap *trap, hit, commit string) error {
+	if err := errors.Join(k.suspend(true), k.restart(ctx, trap, hit)); err != nil {
+		return err
+	}
+	err := k.Wait(ctx, patience, "the next commit to be fetched", func(ctx context.Context) (bool, error) {
+		o, err := k.Get(ctx, srcAPI, "GitRepository", k.name, "app")
+		if err != nil || o == nil {
+			return false, err
+		}
+		return len(trap.killed) > 0 || strings.HasSuffix(str(o.Object, "status", "artifact", "revision"), commit), nil
+	})
+	return errors.Join(err, k.suspend(false))
 }
 
 // restart starts the next process. It may be killed before it is ready.
@@ -179,12 +242,11 @@ func (k *killing) restart(ctx context.Context, trap *trap, hit string) error {
 	return nil
 }
 
-// living fails when an object that stood in both commits was made anew in between: somebody deleted it.
-func (k *killing) living(name string, before set) {
+// living fails when an object that stood in all commits since it was made was made anew: somebody deleted it.
+func (k *killing) living(name string) {
 	k.Helper()
-	ids := before.ids(k.name)
 	for id, o := range k.live(name) {
-		if was := k.uids[id]; slices.Contains(ids, id) && was != "" && was != string(o.GetUID()) {
+		if was := k.uids[id]; was != "" && was != string(o.GetUID()) {
 			k.Errorf("%s was pruned although it should live", id)
 		}
 		k.uids[id] = string(o.GetUID())
@@ -204,8 +266,9 @@ func (k *killing) unsealed(name string, s set) {
 // trap kills at the points: after so many requests since the start, or since the last kill.
 type trap struct {
 	*killing
-	after  bool // when the API server has acted on the request
-	killed chan string
+	after     bool // when the API server has acted on the request
+	supersede bool // the commit, before the next process starts
+	killed    chan string
 
 	mu     sync.Mutex
 	points []int

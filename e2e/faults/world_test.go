@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"sealock.dev/sealock/e2e/harness"
 )
@@ -44,7 +45,11 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer func() { if os.Getenv("KEEPDIR") == "" { os.RemoveAll(dir) } }()
+	defer func() {
+		if os.Getenv("KEEPDIR") == "" {
+			os.RemoveAll(dir)
+		}
+	}()
 	bin, err := filepath.Abs("../../bin")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -177,6 +182,15 @@ spec:
 `, tm.name, name, strings.Join(extra, "\n"))
 }
 
+// patch merges JSON into an object of the team's namespace, as administrator.
+func (tm *team) patch(apiVersion, kind, name, body string) {
+	tm.Helper()
+	r, err := tm.Resource(schema.FromAPIVersionAndKind(apiVersion, kind), tm.name)
+	tm.ok(err)
+	_, err = r.Patch(tm.ctx, name, types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: "e2e"})
+	tm.ok(err)
+}
+
 // fetch asks the source to look at once.
 func (tm *team) fetch() {
 	tm.Helper()
@@ -264,12 +278,17 @@ var kinds = map[string]schema.GroupVersionKind{
 	"SealedSecret":   {Group: "bitnami.com", Version: "v1alpha1", Kind: "SealedSecret"},
 }
 
+// id is the inventory's id of "Kind/name".
+func (set) id(namespace, each string) string {
+	kind, name, _ := strings.Cut(each, "/")
+	return fmt.Sprintf("%s_%s_%s_%s", namespace, name, kinds[kind].Group, kind)
+}
+
 // ids are the inventory of a set, sorted.
 func (s set) ids(namespace string) []string {
 	var out []string
-	for id := range s {
-		kind, name, _ := strings.Cut(id, "/")
-		out = append(out, fmt.Sprintf("%s_%s_%s_%s", namespace, name, kinds[kind].Group, kind))
+	for each := range s {
+		out = append(out, s.id(namespace, each))
 	}
 	slices.Sort(out)
 	return out
@@ -333,8 +352,8 @@ func (tm *team) unsound(name string, want set) string {
 		}
 	}
 	for each, value := range want {
-		kind, object, _ := strings.Cut(each, "/")
-		o := live[fmt.Sprintf("%s_%s_%s_%s", tm.name, object, kinds[kind].Group, kind)]
+		kind, _, _ := strings.Cut(each, "/")
+		o := live[want.id(tm.name, each)]
 		if o == nil {
 			return fmt.Sprintf("%s: %s is missing", name, each)
 		}
