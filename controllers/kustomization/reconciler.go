@@ -259,7 +259,11 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 	m.fingerprint, m.revision, m.content, m.ranAt = in.fingerprint, in.revision, in.content, time.Now()
 	r.keep(m, in.reads.done())
 	r.through(ks, in, res.Inventory)
-	return r.applied(ctx, ks, m, in, res)
+	result, err := r.applied(ctx, ks, m, in, res)
+	if err != nil {
+		m.fingerprint = "" // what the status could not be told is not done: a look without a run would leave the old inventory
+	}
+	return result, err
 }
 
 // older reports whether a version of an object comes before another; both are numbers that grow.
