@@ -22,7 +22,9 @@ var hostile = map[string]struct {
 	"symlink-up":   {func(dir string) error { return os.Symlink("../../../../etc/passwd", filepath.Join(dir, "evil.yaml")) }, []string{"evil.yaml"}},
 	"symlink-loop": {func(dir string) error { return os.Symlink("evil.yaml", filepath.Join(dir, "evil.yaml")) }, []string{"evil.yaml"}},
 	"dotdot":       {file("kustomization.yaml", "resources: [../../../etc]\n"), []string{"kustomization.yaml"}},
-	"huge-file":    {func(dir string) error { return os.WriteFile(filepath.Join(dir, "huge.yaml"), make([]byte, 60<<20), 0o600) }, []string{"huge.yaml"}},
+	"huge-file": {func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, "huge.yaml"), make([]byte, 60<<20), 0o600)
+	}, []string{"huge.yaml"}},
 	"huge-document": {
 		file("big.yaml", manifestOf("ConfigMap/x", strings.Repeat("x", 8<<20))), []string{"big.yaml"},
 	},
