@@ -23,11 +23,12 @@ func TestLeadershipLostMidApply(t *testing.T) {
 	old, err := harness.NewProxy(tm.Config)
 	tm.ok(err)
 	t.Cleanup(old.Close)
+	hasty := []string{"--leader-election-lease-duration=8s", "--leader-election-renew-deadline=6s", "--leader-election-retry-period=1s"}
 	ports, err := tm.NewPorts()
 	tm.ok(err)
-	tm.ok(tm.StartReplica(tm.ctx, harness.Replica{Name: "old", Ports: ports, Via: old, Cache: filepath.Join(tm.Dir, "cache-old"), Log: filepath.Join(tm.Dir, "old.log")}))
+	tm.ok(tm.StartReplica(tm.ctx, harness.Replica{Name: "old", Ports: ports, Via: old, Cache: filepath.Join(tm.Dir, "cache-old"), Log: filepath.Join(tm.Dir, "old.log"), Args: hasty}))
 	was := tm.leader("")
-	tm.ok(tm.StartReplica(tm.ctx, harness.Replica{Name: "new", Ports: tm.Ports, Via: proxy, Waiting: true})) // it has the webhook
+	tm.ok(tm.StartReplica(tm.ctx, harness.Replica{Name: "new", Ports: tm.Ports, Via: proxy, Waiting: true, Args: hasty})) // it has the webhook
 	t.Cleanup(func() {
 		if err := world.Terminate("new"); err != nil {
 			t.Error(err)
