@@ -39,6 +39,9 @@ type View struct {
 	rules sync.Map // owner -> *rules; read at each arrival
 
 	following map[followed]context.CancelFunc // guarded by mu
+
+	idle     time.Duration // how long a watch that nobody needs is kept
+	sweeping bool          // guarded by mu: a sweep is on its way
 }
 
 func newView(ctx context.Context, dyn dynamic.Interface, opts Options) *View {
@@ -47,7 +50,7 @@ func newView(ctx context.Context, dyn dynamic.Interface, opts Options) *View {
 	v := &View{
 		ctx: ctx, dyn: dyn, selector: opts.OwnerLabel, baselines: opts.Baselines, events: newQueue(ctx),
 		reduce: reducer{key: opts.Key, manager: opts.FieldManager, ownerLabel: opts.OwnerLabel, ownerNamespaceLabel: opts.OwnerNamespaceLabel},
-		kinds:  map[schema.GroupVersionKind]*watched{}, usage: map[string]map[schema.GroupVersionKind]struct{}{},
+		idle:   idle, kinds: map[schema.GroupVersionKind]*watched{}, usage: map[string]map[schema.GroupVersionKind]struct{}{},
 	}
 	v.reduce.rulesOf = v.rulesOf
 	return v
@@ -122,6 +125,13 @@ func (v *View) use(owner string, kinds map[schema.GroupVersionKind]struct{}) {
 	} else {
 		v.usage[owner] = kinds
 	}
+	v.sweep()
+}
+
+// sweep ends the watches that are idle for long enough, and comes back for the others: nobody else may. The caller holds
+// the lock.
+func (v *View) sweep() {
+	waiting := false
 	for gvk, w := range v.kinds {
 		needed := false
 		for _, each := range v.usage {
@@ -134,11 +144,24 @@ func (v *View) use(owner string, kinds map[schema.GroupVersionKind]struct{}) {
 			w.idleSince = time.Time{}
 		case w.idleSince.IsZero():
 			w.idleSince = time.Now()
-		case time.Since(w.idleSince) > idle:
+			waiting = true
+		case time.Since(w.idleSince) >= v.idle:
 			w.stop()
 			delete(v.kinds, gvk)
+		default:
+			waiting = true
 		}
 	}
+	if !waiting || v.sweeping || v.ctx.Err() != nil {
+		return
+	}
+	v.sweeping = true
+	time.AfterFunc(v.idle, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.sweeping = false
+		v.sweep()
+	})
 }
 
 // watch returns the view of one kind, once its first list is there or has failed.
