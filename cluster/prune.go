@@ -64,10 +64,12 @@ func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, own
 	if condemn(live, ownerKey) != deleteIt {
 		return false, nil
 	}
+	stays := func() {}
 	if w, watched := c.view.peek(id.GVK()); watched {
-		w.leave(nsName{id.Namespace, id.Name})
+		stays = w.leave(nsName{id.Namespace, id.Name})
 	}
 	if err := as.delete(ctx, to, live.uid); err != nil && !(apierrors.IsNotFound(err) && details(err) != "") {
+		stays()
 		return false, err
 	}
 	return true, nil

@@ -43,7 +43,9 @@ type watched struct {
 	synced  bool // there was a list
 	changed chan struct{}
 	objects map[nsName]entry
-	held    map[nsName]int // being written by us: what happens to them is no event
+	held    map[nsName]int    // being written by us: what happens to them is no event
+	lost    map[nsName]uint64 // of the held: the version at which it was deleted
+	listed  uint64            // version of the last list
 }
 
 // arrival is an object reduced while a list is still streaming.
@@ -55,7 +57,7 @@ type arrival struct {
 var _ cache.TransformingStore = (*watched)(nil)
 
 func newWatched(v *View, info kindInfo) *watched {
-	return &watched{view: v, info: info, changed: make(chan struct{}), objects: map[nsName]entry{}, held: map[nsName]int{}}
+	return &watched{view: v, info: info, changed: make(chan struct{}), objects: map[nsName]entry{}, held: map[nsName]int{}, lost: map[nsName]uint64{}}
 }
 
 func (w *watched) len() int {
@@ -179,16 +181,23 @@ func (w *watched) hold(key nsName) func(after *entry) {
 	return func(after *entry) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
+		deleted := w.lost[key]
 		if w.held[key]--; w.held[key] <= 0 {
 			delete(w.held, key)
+			delete(w.lost, key)
 		}
 		if after == nil {
 			return
 		}
-		if seen, ok := w.objects[key]; ok && seen.version > after.version {
+		seen, ok := w.objects[key]
+		switch {
+		case ok && seen.version > after.version:
 			if seen.owned != after.owned { // somebody else was faster than our answer
 				w.emit(seen.owner, key, Drifted, seen.by)
 			}
+			return
+		case !ok && max(deleted, w.listed) > after.version: // what we wrote is gone before we heard that it was written
+			w.emit(after.owner, key, Gone, "")
 			return
 		}
 		w.objects[key] = *after
@@ -196,13 +205,24 @@ func (w *watched) hold(key nsName) func(after *entry) {
 	}
 }
 
-// leave says that we are about to delete the object: that it goes is no event.
-func (w *watched) leave(key nsName) {
+// leave says that we are about to delete the object: that it goes is no event. The returned function takes that back.
+func (w *watched) leave(key nsName) (stays func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if e, ok := w.objects[key]; ok {
-		e.owner = ""
-		w.objects[key] = e
+	e, ok := w.objects[key]
+	if !ok {
+		return func() {}
+	}
+	owner := e.owner
+	e.owner = ""
+	w.objects[key] = e
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if now, ok := w.objects[key]; ok && now.uid == e.uid && now.owner == "" {
+			now.owner = owner
+			w.objects[key] = now
+		}
 	}
 }
 
@@ -277,7 +297,7 @@ func (w *watched) Replace(list []any, version string) error {
 	for key, e := range fresh {
 		w.put(key, e)
 	}
-	w.state, w.err, w.synced = watchLive, nil, true
+	w.state, w.err, w.synced, w.listed = watchLive, nil, true, at
 	w.announce()
 	return nil
 }
@@ -318,7 +338,11 @@ func (w *watched) remove(key nsName, version uint64) {
 		return // it was made anew since
 	}
 	delete(w.objects, key)
-	if w.held[key] == 0 && !w.finished(old) {
+	if w.held[key] > 0 {
+		w.lost[key] = max(version, old.version)
+		return
+	}
+	if !w.finished(old) {
 		w.emit(old.owner, key, Gone, "")
 	}
 }

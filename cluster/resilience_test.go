@@ -1,0 +1,195 @@
+package cluster
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"sealock.dev/sealock/manifest"
+)
+
+// told returns the next event.
+func told(t *testing.T, w *watched) Event {
+	t.Helper()
+	select {
+	case e := <-w.view.Events():
+		return e
+	case <-time.After(30 * time.Second):
+		t.Fatal("no event")
+		return Event{}
+	}
+}
+
+// An object that is deleted right after we wrote it, and before the answer to our write arrives, is not believed to be there.
+func TestDeletedBeforeTheAnswer(t *testing.T) {
+	key := nsName{"default", "a"}
+	for name, deletion := range map[string]func(w *watched){
+		"told by the watch": func(w *watched) {
+			_ = w.Update(live("a", "10", "ours"))
+			_ = w.Delete(live("a", "11", "ours"))
+		},
+		"told by the watch, and made anew": func(w *watched) {
+			_ = w.Delete(live("a", "11", "ours"))
+			_ = w.Add(live("a", "12", "theirs"))
+		},
+		"missing in a list":                    func(w *watched) { _ = w.Replace(nil, "11") },
+		"missing in a list, never seen before": func(w *watched) { _ = w.Replace(nil, "9"); _ = w.Replace(nil, "11") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := loose(t)
+			_ = w.Replace([]any{live("a", "5", "old")}, "5")
+			release := w.hold(key)
+			deletion(w)
+			after := w.view.reduce.reduce(live("a", "10", "ours").Object)
+			release(&after)
+			if e, there := w.lookup(key); there && e.version <= 10 {
+				t.Error("what is gone is believed to be there")
+			}
+			if e := told(t, w); e.ID.Name != "a" || e.Kind == Health {
+				t.Errorf("event is %v", e)
+			}
+		})
+	}
+}
+
+// The answer that is newer than a deletion seen meanwhile made the object anew.
+func TestMadeAnewByOurWrite(t *testing.T) {
+	w := loose(t)
+	key := nsName{"default", "a"}
+	_ = w.Replace([]any{live("a", "5", "old")}, "5")
+	release := w.hold(key)
+	_ = w.Delete(live("a", "8", "old"))
+	after := w.view.reduce.reduce(live("a", "10", "ours").Object)
+	release(&after)
+	if e, there := w.lookup(key); !there || e.version != 10 {
+		t.Error("our own write is not known")
+	}
+	release = w.hold(key) // and nothing of it is left for the next write
+	after = w.view.reduce.reduce(live("a", "11", "ours").Object)
+	release(&after)
+	if _, there := w.lookup(key); !there {
+		t.Error("our second write is not known")
+	}
+}
+
+// An object whose deletion was refused is still watched: somebody who deletes it is noticed.
+func TestRefusedPruneStaysWatched(t *testing.T) {
+	w := newWorld(t)
+	rule := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "create", "patch", "update"}}
+	w.grant = w.tenant("cannot-delete-"+w.ns, nil, rule)
+	set := w.objects(configMaps(2))
+	p, _ := w.run(set)
+	w.until("both to be known", func() bool {
+		_, a := w.look("ConfigMap", "cm-00")
+		_, b := w.look("ConfigMap", "cm-01")
+		return a && b
+	})
+	shrunk := w.plan(set[:1], p.Union...)
+	_, survivors, err := w.client.Prune(w.Context(), w.grant, shrunk)
+	if err == nil || len(survivors) != 1 {
+		t.Fatalf("survivors %v, error %v", survivors, err)
+	}
+	w.plan(set, p.Union...) // the commit is reverted: nothing has to be written
+	if err := w.kube.CoreV1().ConfigMaps(w.ns).Delete(w.Context(), "cm-01", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.event(Gone, "cm-01")
+}
+
+// The watch of a kind ends some time after the last owner that needs it went, although nobody calls any more, and begins
+// again with the next one.
+func TestWatchEndsWithItsKind(t *testing.T) {
+	w := newWorld(t)
+	v := w.client.View()
+	v.idle = time.Nanosecond
+	kind := manifest.ID{Version: "v1", Kind: "LimitRange"}.GVK()
+	set := w.objects("apiVersion: v1\nkind: LimitRange\nmetadata: {name: l}\nspec: {limits: [{type: Pod, max: {cpu: \"1\"}}]}\n")
+	other := ownerNamed(w.ns, "other")
+	if _, err := w.client.Plan(w.Context(), w.grant, other, w.resolve(set), nil); err != nil {
+		t.Fatal(err)
+	}
+	w.run(set)
+	watching := func() bool {
+		_, live := v.peek(kind)
+		return live
+	}
+	w.client.Release(w.owner)
+	if !watching() {
+		t.Error("the watch ended although another owner needs it")
+	}
+	w.client.Release(other)
+	w.until("the watch to end", func() bool { return !watching() })
+	w.run(set)
+	if !watching() {
+		t.Error("the watch did not begin again")
+	}
+	if err := w.kube.CoreV1().LimitRanges(w.ns).Delete(w.Context(), "l", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.event(Gone, "l")
+}
+
+// Three repairs in ten minutes, then one word that it is contested, then silence; after the ten minutes it begins anew.
+// What somebody does to one object says nothing of another.
+func TestFightIsGivenUp(t *testing.T) {
+	w := loose(t)
+	_ = w.Replace([]any{live("a", "1", "ours"), live("b", "1", "ours")}, "1")
+	version := 1
+	fight := func(name string) {
+		version++
+		_ = w.Update(live(name, fmt.Sprint(version), fmt.Sprint("theirs-", version)))
+	}
+	next := func() Event { return told(t, w) }
+	for i := range 50 {
+		fight("a")
+		if i < repairs {
+			if e := next(); e.Kind != Drifted {
+				t.Fatalf("event %d is %v", i, e)
+			}
+		}
+	}
+	if e := next(); e.Kind != Contested || e.ID.Name != "a" {
+		t.Errorf("event is %v", e)
+	}
+	fight("b") // whatever else of a is told would come first
+	if e := next(); e.Kind != Drifted || e.ID.Name != "b" {
+		t.Errorf("event is %v", e)
+	}
+	if c := w.view.Contested("default", "app"); len(c) != 1 {
+		t.Errorf("contested: %v", c)
+	}
+	q := w.view.events
+	q.mu.Lock()
+	for id, d := range q.drifts {
+		d.since = d.since.Add(-repairsWindow - time.Second)
+		q.drifts[id] = d
+	}
+	q.mu.Unlock()
+	if c := w.view.Contested("default", "app"); len(c) != 0 {
+		t.Errorf("contested after the window: %v", c)
+	}
+	fight("a")
+	if e := next(); e.Kind != Drifted || e.ID.Name != "a" {
+		t.Errorf("event is %v", e)
+	}
+}
+
+// The window of a fight is measured by the clock that only goes forward: setting the clock of the machine back or forth
+// neither ends nor prolongs it.
+func TestFightIsTimedWithoutTheWallClock(t *testing.T) {
+	w := loose(t)
+	_ = w.Replace([]any{live("a", "1", "ours")}, "1")
+	_ = w.Update(live("a", "2", "theirs"))
+	told(t, w)
+	q := w.view.events
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, d := range q.drifts {
+		if d.since == d.since.Round(0) { // Round drops the monotonic reading
+			t.Error("the beginning of the window is a time of the wall clock only")
+		}
+	}
+}
