@@ -160,6 +160,7 @@ func TestT19_NoKeyOfTheProcessIsUsed(t *testing.T) {
 	}
 }
 
+// contract: Kustomization key *.asc, key sops.vault-token, key sops.aws-kms, key sops.azure-kv, key sops.gcp-kms
 func TestOtherKeyTypesAreNamed(t *testing.T) {
 	keys, r := identity(t)
 	data := string(encrypt(t, yamlFormat, "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {k: canary}\n", nil, r))
@@ -169,6 +170,8 @@ func TestOtherKeyTypesAreNamed(t *testing.T) {
 		"pgp":      "    pgp:\n        - created_at: \"2026-01-01T00:00:00Z\"\n          enc: x\n          fp: ABCDEF\n",
 		"hc_vault": "    hc_vault:\n        - created_at: \"2026-01-01T00:00:00Z\"\n          enc: x\n          vault_address: http://127.0.0.1:1\n          engine_path: sops\n          key_name: k\n",
 		"kms":      "    kms:\n        - created_at: \"2026-01-01T00:00:00Z\"\n          enc: x\n          arn: arn:aws:kms:eu-west-1:1:key/a\n",
+		"azure_kv": "    azure_kv:\n        - created_at: \"2026-01-01T00:00:00Z\"\n          enc: x\n          vault_url: https://a.vault.azure.net\n          name: k\n          version: v\n",
+		"gcp_kms":  "    gcp_kms:\n        - created_at: \"2026-01-01T00:00:00Z\"\n          enc: x\n          resource_id: projects/p/locations/l/keyRings/r/cryptoKeys/k\n",
 	} {
 		_, err := open(Options{Keys: keys}, "f.yaml", []byte(data[:at]+block+data[end:]), newTokens())
 		if fault.KindOf(err) != fault.NoKey || !strings.Contains(err.Error(), "encrypted with "+typ) {

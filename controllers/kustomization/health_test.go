@@ -28,6 +28,7 @@ func (w *world) state(name, value string) {
 
 // TestHealth_HealthChecks: objects of others are waited for, and judged by healthCheckExprs; the worker is not held, and
 // their change is noticed.
+// contract: Kustomization spec.timeout, condition Reconciling, reason Progressing
 func TestHealth_HealthChecks(t *testing.T) {
 	w := newWorld(t, options{})
 	w.create(labelled(w, "theirs", map[string]string{"value": "rolling"}))
@@ -53,6 +54,7 @@ func TestHealth_HealthChecks(t *testing.T) {
 
 // TestHealth_FailedIsToldAndHeals: an object that has failed fails the Kustomization at once, with its name, and stands in
 // the history; the next commit heals it.
+// contract: Kustomization reason HealthCheckFailed, reason ProgressingWithRetry, event failure
 func TestHealth_FailedIsToldAndHeals(t *testing.T) {
 	w := newWorld(t, options{})
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "broken")})
@@ -61,9 +63,17 @@ func TestHealth_FailedIsToldAndHeals(t *testing.T) {
 	if !strings.Contains(message, "failed early due to stalled resources: [ConfigMap/"+w.ns+"/a status: 'Failed'") {
 		t.Error(message)
 	}
-	if h := w.get("app").Status.History; len(h) != 1 || h[0].LastReconciledStatus != "HealthCheckFailed" {
+	ks := w.get("app")
+	if h := ks.Status.History; len(h) != 1 || h[0].LastReconciledStatus != "HealthCheckFailed" {
 		t.Errorf("%+v", h)
 	}
+	if c := condition(ks, "Reconciling"); c.Status != "True" || c.Reason != "ProgressingWithRetry" {
+		t.Errorf("%+v", c)
+	}
+	w.until("whoever reads events is told", func() bool {
+		e := w.events.of("app", "HealthCheckFailed")
+		return len(e) == 1 && e[0].typ == "Warning" && strings.Contains(e[0].message, "ConfigMap/"+w.ns+"/a")
+	})
 	w.source("app", "main@sha1:2", map[string]string{"a.yaml": w.configMapYAML("a", "fine")})
 	w.ready("app", "main@sha1:2")
 }

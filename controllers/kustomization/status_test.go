@@ -19,6 +19,7 @@ import (
 )
 
 // TestStatusDefaults: an object without spec has observedGeneration -1, and the CRD is spared from substitution.
+// contract: Kustomization status default, crd annotation kustomize.toolkit.fluxcd.io/substitute
 func TestStatusDefaults(t *testing.T) {
 	dc := testkit.Cluster(t)
 	dc.InstallCRDs(t)
@@ -48,6 +49,13 @@ func TestStatusDefaults(t *testing.T) {
 }
 
 // TestStatusOfASuccess: every field of the status, the events and what they carry.
+// contract: Kustomization status.lastAppliedRevision, status.lastAttemptedRevision, status.lastAppliedOriginRevision, status.lastHandledReconcileAt, status.observedGeneration
+// contract: Kustomization status.conditions[].type, status.conditions[].status, status.conditions[].reason, status.conditions[].message, status.conditions[].observedGeneration, status.conditions[].lastTransitionTime
+// contract: Kustomization status.inventory.entries[].id, status.inventory.entries[].v, status.history[].digest, status.history[].metadata, status.history[].firstReconciled, status.history[].lastReconciled
+// contract: Kustomization status.history[].lastReconciledDuration, status.history[].lastReconciledStatus, status.history[].totalReconciliations, spec.wait, finalizer finalizers.fluxcd.io
+// contract: Kustomization condition Ready, condition Healthy, reason ReconciliationSucceeded, reason Succeeded, annotation reconcile.fluxcd.io/requestedAt, annotation event.toolkit.fluxcd.io/*
+// contract: Kustomization event change log, event Reconciliation finished, event Health check passed, event annotation kustomize.toolkit.fluxcd.io/revision
+// contract: Kustomization event annotation kustomize.toolkit.fluxcd.io/originRevision, event annotation kustomize.toolkit.fluxcd.io/commit_status
 func TestStatusOfASuccess(t *testing.T) {
 	w := newWorld(t, options{})
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
@@ -71,8 +79,11 @@ func TestStatusOfASuccess(t *testing.T) {
 		t.Errorf("%+v", s.Inventory)
 	}
 	h := s.History[0]
-	if len(s.History) != 1 || !strings.HasPrefix(h.Digest, "sha256:") || h.LastReconciledStatus != "ReconciliationSucceeded" || h.Metadata["originRevision"] != "origin-main@sha1:1" || h.LastReconciledDuration.Duration <= 0 {
+	if len(s.History) != 1 || !strings.HasPrefix(h.Digest, "sha256:") || h.LastReconciledStatus != "ReconciliationSucceeded" || h.Metadata["originRevision"] != "origin-main@sha1:1" || h.LastReconciledDuration.Duration <= 0 || h.FirstReconciled.Time.IsZero() || h.LastReconciled.Time.Before(h.FirstReconciled.Time) {
 		t.Errorf("%+v", s.History)
+	}
+	if diff := cmp.Diff([]string{"finalizers.fluxcd.io"}, ks.Finalizers); diff != "" || condition(ks, "Ready").LastTransitionTime.Time.IsZero() {
+		t.Error(diff)
 	}
 	w.until("all is told", func() bool { return len(w.events.of("app", "")) == 3 })
 	want := []told{
@@ -101,6 +112,7 @@ func TestStatusOfASuccess(t *testing.T) {
 }
 
 // TestHistory: five at most, the newest first, one for each digest and status, failures included.
+// contract: Kustomization status.history[].lastReconciledStatus, status.history[].totalReconciliations, status.history[].metadata
 func TestHistory(t *testing.T) {
 	w := newWorld(t, options{})
 	bad := "apiVersion: v1\nkind: Service\nmetadata: {name: bad, namespace: " + w.ns + "}\nspec: {ports: [{port: 808080}]}\n"
@@ -129,6 +141,7 @@ func TestHistory(t *testing.T) {
 }
 
 // TestSuspend: nothing is done but the echo of a request, and nothing is deleted.
+// contract: Kustomization spec.suspend
 func TestSuspend(t *testing.T) {
 	w := newWorld(t, options{})
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
@@ -152,6 +165,7 @@ func TestSuspend(t *testing.T) {
 }
 
 // TestDeletionPolicy: what goes with the Kustomization.
+// contract: Kustomization spec.deletionPolicy
 func TestDeletionPolicy(t *testing.T) {
 	w := newWorld(t, options{})
 	cases := map[string]struct {
@@ -203,6 +217,7 @@ func TestDeletionPolicy(t *testing.T) {
 }
 
 // TestPrune: what left the set goes with prune, and is let go without.
+// contract: Kustomization spec.prune
 func TestPrune(t *testing.T) {
 	w := newWorld(t, options{})
 	w.source("app", "main@sha1:1", map[string]string{
@@ -227,6 +242,7 @@ func TestPrune(t *testing.T) {
 
 // TestHazard_LabelsThatHideOwnership: neither commonMetadata nor a manifest can name another owner, which would keep an
 // object from being pruned, or have another Kustomization prune it.
+// contract: Object label kustomize.toolkit.fluxcd.io/name, label kustomize.toolkit.fluxcd.io/namespace
 func TestHazard_LabelsThatHideOwnership(t *testing.T) {
 	w := newWorld(t, options{})
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": strings.Replace(w.configMapYAML("a", "1"), "name: a,", "name: a, labels: {kustomize.toolkit.fluxcd.io/namespace: else},", 1)})
@@ -281,6 +297,7 @@ func TestMessagesAreBounded(t *testing.T) {
 }
 
 // TestRetry: the retry interval bounds the wait after a failure, and what only a change can heal waits for it.
+// contract: Kustomization spec.retryInterval
 func TestRetry(t *testing.T) {
 	r := &Reconciler{}
 	ks := &kustomizev1.Kustomization{}

@@ -1,0 +1,134 @@
+package cluster
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"sealock.dev/sealock/manifest"
+)
+
+// mark gives a live ConfigMap a marker, as somebody with kubectl would, and waits until the view has it.
+func (w *world) mark(name, body string) {
+	w.Helper()
+	cm, err := w.kube.CoreV1().ConfigMaps(w.ns).Patch(w.Context(), name, types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: "kubectl-edit"})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.until("the view sees the edit of "+name, func() bool {
+		e, ok := w.look("ConfigMap", name)
+		return ok && strconv.FormatUint(e.version, 10) == cm.ResourceVersion
+	})
+}
+
+// TestMarkers_Ignore: an object that is to be ignored is never applied, in Git and in the cluster.
+// contract: Object ssa: Ignore, live ssa: Ignore
+func TestMarkers_Ignore(t *testing.T) {
+	w := newWorld(t)
+	set := w.objects(`
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: desired, labels: {` + markerPrefix + `ssa: ignore}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: live}
+data: {k: v}
+`)
+	p, done := w.run(set)
+	if len(done) != 1 || done[0].ID.Name != "live" || actions(p)[manifest.Skipped] != 1 || len(p.Union) != 2 {
+		t.Fatalf("%v %v", done, actions(p))
+	}
+	w.mark("live", `{"data":{"k":"theirs"},"metadata":{"annotations":{"`+markerPrefix+`ssa":"Ignore"}}}`)
+	if p, done = w.run(set); len(done) != 0 || actions(p)[manifest.Skipped] != 2 {
+		t.Errorf("%v %v", done, actions(p))
+	}
+	next := w.plan(nil, p.Union...)
+	if deleted, _, err := w.client.Prune(t.Context(), w.grant, next); err != nil || len(deleted) != 0 {
+		t.Errorf("pruned %v: %v", deleted, err)
+	}
+	if cm, err := w.kube.CoreV1().ConfigMaps(w.ns).Get(t.Context(), "live", metav1.GetOptions{}); err != nil || cm.Data["k"] != "theirs" {
+		t.Errorf("%v %v", cm, err)
+	}
+}
+
+// TestMarkers_LiveMerge: what kubectl added stays when the marker is on the live object alone.
+// contract: Object live ssa: Merge
+func TestMarkers_LiveMerge(t *testing.T) {
+	w := newWorld(t)
+	set := w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cm}\ndata: {k: v}\n")
+	w.run(set)
+	w.mark("cm", `{"data":{"added":"x"},"metadata":{"annotations":{"`+markerPrefix+`ssa":"Merge"}}}`)
+	w.run(set)
+	w.run(w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cm}\ndata: {k: w}\n"))
+	cm, err := w.kube.CoreV1().ConfigMaps(w.ns).Get(t.Context(), "cm", metav1.GetOptions{})
+	if err != nil || cm.Data["added"] != "x" || cm.Data["k"] != "w" {
+		t.Errorf("%v %v", cm.Data, err)
+	}
+}
+
+// TestMarkers_LiveForce: an immutable object is made anew when the marker is on the live object alone.
+// contract: Object live force: enabled
+func TestMarkers_LiveForce(t *testing.T) {
+	w := newWorld(t)
+	w.run(w.objects(strings.ReplaceAll(lockedMap, "VALUE", "one")))
+	w.mark("locked", `{"metadata":{"annotations":{"`+markerPrefix+`force":"enabled"}}}`)
+	p, changes := w.run(w.objects(strings.ReplaceAll(lockedMap, "VALUE", "two")))
+	if !p.Steps[0].Recreate || len(changes) != 1 || changes[0].Action != manifest.Created {
+		t.Errorf("plan %+v, changes %v", p.Steps[0], changes)
+	}
+}
+
+// TestIgnoreTarget: each field of a target selects, alone, and every one leaves out what it does not fit.
+// contract: Kustomization spec.ignore[].target.group, spec.ignore[].target.version, spec.ignore[].target.kind, spec.ignore[].target.name
+// contract: Kustomization spec.ignore[].target.namespace, spec.ignore[].target.labelSelector, spec.ignore[].target.annotationSelector
+func TestIgnoreTarget(t *testing.T) {
+	set := parse(t, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: team, labels: {tier: a}, annotations: {by: hand}}\n")
+	for name, c := range map[string]struct {
+		target manifest.Selector
+		fits   bool
+	}{
+		"group": {manifest.Selector{Group: "app."}, true}, "another group": {manifest.Selector{Group: "app"}, false},
+		"version": {manifest.Selector{Version: "v."}, true}, "another version": {manifest.Selector{Version: "v2"}, false},
+		"kind": {manifest.Selector{Kind: "Deployment"}, true}, "another kind": {manifest.Selector{Kind: "Deploy"}, false},
+		"name": {manifest.Selector{Name: "w.*"}, true}, "another name": {manifest.Selector{Name: "e.*"}, false},
+		"namespace": {manifest.Selector{Namespace: "team|other"}, true}, "another namespace": {manifest.Selector{Namespace: "tea"}, false},
+		"labelSelector": {manifest.Selector{LabelSelector: "tier in (a, b)"}, true}, "other labels": {manifest.Selector{LabelSelector: "tier=b"}, false},
+		"annotationSelector": {manifest.Selector{AnnotationSelector: "by=hand"}, true}, "other annotations": {manifest.Selector{AnnotationSelector: "!by"}, false},
+	} {
+		r, err := compileRules(manifest.Owner{Ignore: []manifest.IgnoreRule{{Paths: []string{"/spec"}, Target: &c.target}}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(r.ignoredOf(set[0])) == 1; got != c.fits {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestHealthRuleOfAGroup: a rule is for a group and, when it names one, a kind of it.
+// contract: Kustomization spec.healthCheckExprs[].apiVersion, spec.healthCheckExprs[].kind, spec.healthCheckExprs[].current
+// contract: Kustomization spec.healthCheckExprs[].inProgress, spec.healthCheckExprs[].failed
+func TestHealthRuleOfAGroup(t *testing.T) {
+	owner := manifest.Owner{Health: []manifest.HealthRule{
+		{Group: "example.com", Kind: "Boat", Current: "status.s == 'afloat'", InProgress: "status.s == 'building'", Failed: "status.s == 'sunk'"},
+		{Group: "example.org", Current: "status.s == 'anything'"},
+	}}
+	r, err := compileRules(owner, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[[3]string]health{
+		{"example.com/v1", "Boat", "afloat"}: healthCurrent, {"example.com/v9", "Boat", "building"}: healthInProgress, {"example.com/v1", "Boat", "sunk"}: healthFailed,
+		{"example.com/v1", "Boat", "else"}: healthInProgress, {"example.com/v1", "Car", "sunk"}: healthCurrent,
+		{"example.org/v1", "Car", "anything"}: healthCurrent, {"example.org/v1", "Bus", "else"}: healthInProgress,
+	} {
+		body := map[string]any{"apiVersion": in[0], "kind": in[1], "metadata": map[string]any{"name": "x"}, "status": map[string]any{"s": in[2]}}
+		if got, _ := r.healthOf(t.Context(), body); got != want {
+			t.Errorf("%v: %v, want %v", in, got, want)
+		}
+	}
+}
