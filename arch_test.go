@@ -1,5 +1,6 @@
 // Package sealock_test checks the shape of the house: who may import whom, who may see a secret, and what may never be
-// in a stage. It exists because such rules decay when nobody runs them; it must hold no other test.
+// in a stage; and that each part of the contract with Flux has a test (contract_test.go). It exists because such rules
+// decay when nobody runs them; it must hold no other test.
 // The rules and their reasons are in this file, the mechanism is in arch_check_test.go.
 package sealock_test
 

@@ -117,6 +117,7 @@ func TestLostOwnerLabelIsRestored(t *testing.T) {
 	}
 }
 
+// contract: Object ssa: Merge
 func TestKubectlIsOverridden(t *testing.T) {
 	for name, tc := range map[string]struct {
 		marker string
@@ -362,6 +363,7 @@ rules: [{apiGroups: [""], resources: [configmaps], verbs: [get]}]
 	}
 }
 
+// contract: Object reconcile: disabled, live reconcile: disabled, ssa: IfNotPresent
 func TestMarkers(t *testing.T) {
 	w := newWorld(t)
 	set := w.objects(`

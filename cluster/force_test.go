@@ -19,6 +19,7 @@ data: {k: VALUE}
 `
 
 // spec.force: an immutable object is made anew, with force only.
+// contract: Kustomization spec.force
 func TestForceRecreatesWhatMayNotChange(t *testing.T) {
 	w := newWorld(t)
 	w.run(w.objects(strings.ReplaceAll(lockedMap, "VALUE", "one")))
@@ -45,6 +46,7 @@ func TestForceRecreatesWhatMayNotChange(t *testing.T) {
 }
 
 // The marker on the object does the same for this object alone.
+// contract: Object force: enabled
 func TestForceMarker(t *testing.T) {
 	w := newWorld(t)
 	marked := func(value string) []manifest.Object {

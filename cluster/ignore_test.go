@@ -26,6 +26,7 @@ spec:
 `
 
 // spec.ignore: a field that somebody else manages is no drift, and an apply for another reason leaves it as it is.
+// contract: Kustomization spec.ignore[].paths[]
 func TestIgnoredFieldsStayWithOthers(t *testing.T) {
 	w := newWorld(t)
 	w.owner.Ignore = []manifest.IgnoreRule{{Paths: []string{"/spec/replicas"}, Target: &manifest.Selector{Kind: "Deployment", Name: "w.b"}}}
@@ -68,6 +69,7 @@ func TestIgnoredFieldsStayWithOthers(t *testing.T) {
 }
 
 // A field that another manager applies is left to it altogether.
+// contract: Object field manager kustomize-controller
 func TestIgnoredFieldOfAnotherApplierIsNotSent(t *testing.T) {
 	w := newWorld(t)
 	w.owner.Ignore = []manifest.IgnoreRule{{Paths: []string{"/data/shared"}}}

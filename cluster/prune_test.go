@@ -12,6 +12,7 @@ import (
 	"sealock.dev/sealock/manifest"
 )
 
+// contract: Object live prune: disabled
 func TestPruneGuards(t *testing.T) {
 	w := newWorld(t)
 	names := []string{"plain", "kept", "disabled", "foreign", "unlabelled", "gone"}

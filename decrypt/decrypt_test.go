@@ -164,6 +164,7 @@ func silent(t *testing.T, err error, canaries ...string) {
 	}
 }
 
+// contract: Kustomization key *.agekey
 func TestOpensWhatTheRealSopsMade(t *testing.T) {
 	tokens := newTokens()
 	out := mustOpen(t, Options{Keys: goldenKeys(t)}, "secrets.enc.yaml", golden(t, "secrets.enc.yaml"), tokens)
@@ -321,6 +322,7 @@ func TestShamirGroups(t *testing.T) {
 	}
 }
 
+// contract: Object decrypt: disabled
 func TestOptedOutFilesStayAsTheyAre(t *testing.T) {
 	data := []byte("apiVersion: v1\nkind: Secret\nmetadata: {name: x, annotations: {kustomize.toolkit.fluxcd.io/decrypt: Disabled}}\nstringData: {k: ENC[x]}\nsops: {mac: x}\n")
 	if got := mustOpen(t, Options{}, "f.yaml", data, newTokens()); string(got) != string(data) {

@@ -211,6 +211,7 @@ func TestIdentityIsRequired(t *testing.T) {
 	}
 }
 
+// contract: Object inventory id
 func TestInventoryID(t *testing.T) {
 	for text, id := range map[string]ID{
 		"default_cm__ConfigMap": {Namespace: "default", Name: "cm", Kind: "ConfigMap", Version: "v1"},

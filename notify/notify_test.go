@@ -95,6 +95,7 @@ func object(annotations map[string]string) *corev1.ConfigMap {
 }
 
 // TestBody: every field of the body, and the annotations of the object that are meant for events.
+// contract: Kustomization event posted
 func TestBody(t *testing.T) {
 	r := newReceiver(t)
 	rec, cluster := started(t, r.URL, logr.Discard())

@@ -61,6 +61,7 @@ func FuzzExpand(f *testing.F) {
 	})
 }
 
+// contract: Object substitute: disabled
 func TestSubstitution(t *testing.T) {
 	tokens := newTokens()
 	inner := tokens.Issue(plaintext.FromString("pw-${name}-${secret}-$$x"))

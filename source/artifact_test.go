@@ -62,6 +62,7 @@ func sampleTree(t testing.TB) *Tree {
 	})
 }
 
+// contract: GitRepository artifact archive
 func TestArtifactIsDeterministicAndLikeFlux(t *testing.T) {
 	tree := sampleTree(t)
 	var one, two bytes.Buffer
@@ -149,6 +150,7 @@ func TestStorageKeepsTwo(t *testing.T) {
 }
 
 // TestFailedStoreShowsNothing: an artifact that cannot be finished is not there at all.
+// contract: GitRepository reason ArchiveOperationFailed
 func TestFailedStoreShowsNothing(t *testing.T) {
 	limits := DefaultLimits()
 	limits.Artifact = 10

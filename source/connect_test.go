@@ -60,6 +60,7 @@ func clientPair(t testing.TB) (cert, key string, pool *x509.CertPool) {
 }
 
 // TestClientCertificate: tls.crt and tls.key log in at a server that asks for a certificate, and at no other one.
+// contract: GitRepository key tls.crt, key tls.key
 func TestClientCertificate(t *testing.T) {
 	root := t.TempDir()
 	g := newGitRepo(t, root, "app.git")
@@ -195,6 +196,7 @@ func socksProxy(t testing.TB, used *atomic.Int64) string {
 }
 
 // TestProxySecret: address, username and password of spec.proxySecretRef, for http, https and ssh.
+// contract: GitRepository key address
 func TestProxySecret(t *testing.T) {
 	root := t.TempDir()
 	g := newGitRepo(t, root, "app.git")
@@ -321,6 +323,7 @@ func (h *hub) remote(pairs ...string) Remote {
 }
 
 // TestGitHubApp: githubAppID, githubAppPrivateKey, githubAppInstallationID or githubAppInstallationOwner, githubAppBaseURL.
+// contract: GitRepository key githubAppID, key githubAppInstallationID, key githubAppInstallationOwner, key githubAppPrivateKey, key githubAppBaseURL
 func TestGitHubApp(t *testing.T) {
 	root := t.TempDir()
 	g := newGitRepo(t, root, "app.git")

@@ -88,6 +88,7 @@ func TestFailuresAreClassified(t *testing.T) {
 
 func knownName(s *sshServer) string { name, _, _ := strings.Cut(s.knownHosts, " "); return name }
 
+// contract: GitRepository key username, key password, key bearerToken, key ca.crt, key caFile, key identity, key known_hosts
 func TestCredentialsThatWork(t *testing.T) {
 	root := t.TempDir()
 	g := newGitRepo(t, root, "app.git")

@@ -97,6 +97,7 @@ func TestS0Y01Refs(t *testing.T) {
 }
 
 // TestRefForms: the forms of spec.ref that are not branches and plain tags, and their revisions.
+// contract: GitRepository spec.ref.branch, spec.ref.tag, spec.ref.semver, spec.ref.name, spec.ref.commit
 func TestRefForms(t *testing.T) {
 	root := t.TempDir()
 	g := newGitRepo(t, root, "app.git")

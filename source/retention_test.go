@@ -33,6 +33,7 @@ func storeThree(t testing.TB, s *Storage) []Artifact {
 }
 
 // TestRetention: two records; the one before the current stays for a minute after it was followed.
+// contract: GitRepository artifact retention
 func TestRetention(t *testing.T) {
 	dir := t.TempDir()
 	s := newStorage(t, dir)
@@ -56,6 +57,7 @@ func TestRetention(t *testing.T) {
 }
 
 // TestLatest: latest.tar.gz is the newest artifact, over restarts, and nothing when that was withdrawn.
+// contract: GitRepository artifact latest.tar.gz
 func TestLatest(t *testing.T) {
 	dir := t.TempDir()
 	s := newStorage(t, dir)

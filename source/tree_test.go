@@ -73,6 +73,7 @@ func TestIsAFileSystem(t *testing.T) {
 }
 
 // TestS0Y01IgnoreAndS1Y07: the two spellings of "only deploy" in the seeds, and the default rules.
+// contract: GitRepository spec.ignore, .sourceignore, default excludes
 func TestS0Y01IgnoreAndS1Y07(t *testing.T) {
 	all := []string{
 		"README.md", "src/main.go", "deploy/a.yaml", "deploy/sub/b.yaml", "deploy.yaml", "x/deploy/no.yaml", ".github/w.yaml", "pic.png",

@@ -55,6 +55,7 @@ func taken(t testing.TB, name string, raw []byte) (signed, error) {
 }
 
 // TestSignaturesThatGitMade: what git commit -S and git tag -s make passes with the right key, and with no other one.
+// contract: GitRepository key *.asc, key *.sshpub
 func TestSignaturesThatGitMade(t *testing.T) {
 	all := []string{"alice.asc", "rob.asc", "people.sshpub", "eve.sshpub"}
 	for name, key := range map[string]string{
@@ -240,6 +241,7 @@ func keyringOf(signers ...ssh.Signer) *keyring {
 }
 
 // TestVerifyModes is the table of spec.verify.mode: which objects are signed, and by whom, in which mode passes.
+// contract: GitRepository spec.verify.mode
 func TestVerifyModes(t *testing.T) {
 	root := t.TempDir()
 	author, eve := mustSigner(t), mustSigner(t)

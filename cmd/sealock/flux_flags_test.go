@@ -103,6 +103,7 @@ func TestWrongFluxFlags(t *testing.T) {
 
 // TestShards: the label selector and the namespace limit Kustomizations and GitRepositories alone, and each shard has a
 // Lease of its own.
+// contract: Kustomization label sharding.fluxcd.io/key
 func TestShards(t *testing.T) {
 	scheme, err := newScheme()
 	if err != nil {

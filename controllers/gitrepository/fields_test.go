@@ -87,6 +87,8 @@ func verify(mode string) func(*sourcev1.GitRepository) {
 
 // TestVerify follows spec.verify through its life: every reason of SourceVerified, status.sourceVerificationMode, and that
 // nothing unverified is stored or opened.
+// contract: GitRepository spec.verify.mode, spec.verify.secretRef.name, status.sourceVerificationMode, condition SourceVerified
+// contract: GitRepository reason InvalidCommitSignature, reason InvalidTagSignature, reason InvalidGitObject, reason VerificationError, reason InvalidVerificationMode
 func TestVerify(t *testing.T) {
 	b := newBench(t)
 	b.secret("git-credentials", b.dc.Env["GIT_PASSWORD"])
@@ -207,6 +209,8 @@ func (b *bench) stored() (out []string) {
 }
 
 // TestIncludeOfAnotherRepository: spec.include and its conditions, status.observedInclude and status.includedArtifacts.
+// contract: GitRepository spec.include[].repository.name, spec.include[].fromPath, spec.include[].toPath, status.observedInclude[].repository.name, status.observedInclude[].fromPath, status.observedInclude[].toPath
+// contract: GitRepository status.observedSparseCheckout[], condition IncludeUnavailable, reason NotFound, reason NoArtifact, condition StorageOperationFailed, reason InvalidPath, reason CopyFailure
 func TestIncludeOfAnotherRepository(t *testing.T) {
 	b := newBench(t)
 	b.secret("git-credentials", b.dc.Env["GIT_PASSWORD"])
@@ -303,6 +307,7 @@ func TestIncludeOfAnotherRepository(t *testing.T) {
 }
 
 // TestProgressIsSeen: while objects are transferred, the object says what is being built; Ready is not a lie meanwhile.
+// contract: GitRepository reason Progressing, event GitOperationSucceeded
 func TestProgressIsSeen(t *testing.T) {
 	b := newBench(t)
 	b.secret("git-credentials", b.dc.Env["GIT_PASSWORD"])
@@ -335,6 +340,7 @@ func TestProgressIsSeen(t *testing.T) {
 }
 
 // TestProviderGithubNeedsItsKeys: InvalidProviderConfiguration stalls until the object or its Secret changes.
+// contract: GitRepository spec.provider, spec.proxySecretRef.name, reason InvalidProviderConfiguration
 func TestProviderGithubNeedsItsKeys(t *testing.T) {
 	b := newBench(t)
 	b.secret("git-credentials", b.dc.Env["GIT_PASSWORD"])
@@ -352,6 +358,7 @@ func TestProviderGithubNeedsItsKeys(t *testing.T) {
 }
 
 // TestRecurseSubmodulesIsObserved: status.observedRecurseSubmodules, and a new artifact when the field changes.
+// contract: GitRepository spec.recurseSubmodules, status.observedRecurseSubmodules, spec.sparseCheckout[]
 func TestRecurseSubmodulesIsObserved(t *testing.T) {
 	b := newBench(t)
 	b.secret("git-credentials", b.dc.Env["GIT_PASSWORD"])

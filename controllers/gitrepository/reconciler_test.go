@@ -35,6 +35,10 @@ import (
 type secretRef = fluxmeta.LocalObjectReference
 
 // TestS0Y01FetchedStoredAndQuiet follows the seed: what Flux's clients see, what a push costs, and that nothing costs nothing.
+// contract: GitRepository spec.url, spec.secretRef.name, spec.ref.branch, spec.ref.tag, spec.ref.commit, spec.ignore, spec.interval, finalizer finalizers.fluxcd.io, status default
+// contract: GitRepository status.artifact.path, status.artifact.url, status.artifact.revision, status.artifact.digest, status.artifact.size, status.observedIgnore, status.observedGeneration
+// contract: GitRepository status.conditions[].type, status.conditions[].status, status.conditions[].reason, status.conditions[].message, status.lastHandledReconcileAt
+// contract: GitRepository condition Ready, condition ArtifactInStorage, reason Succeeded, event NewArtifact, annotation reconcile.fluxcd.io/requestedAt
 func TestS0Y01FetchedStoredAndQuiet(t *testing.T) {
 	b := newBench(t)
 	b.secret("git-credentials", b.dc.Env["GIT_PASSWORD"])
@@ -138,6 +142,7 @@ func (b *bench) artifactFiles(path string) (out []string) {
 }
 
 // TestS0Y02WrongPasswordAndRecovery: said once, without the value; what was there stays; a corrected Secret mends it.
+// contract: GitRepository condition FetchFailed, condition Reconciling, reason AuthenticationFailed, reason ProgressingWithRetry
 func TestS0Y02WrongPasswordAndRecovery(t *testing.T) {
 	b := newBench(t)
 	canary := testkit.NewCanary()
@@ -220,6 +225,7 @@ func TestT20GitFence(t *testing.T) {
 }
 
 // TestProvidersBehindAGate: spec.provider and spec.serviceAccountName of clouds are refused as Flux does with its gate off.
+// contract: GitRepository spec.provider, spec.serviceAccountName, condition Stalled, reason FeatureGateDisabled
 func TestProvidersBehindAGate(t *testing.T) {
 	b := newBench(t)
 	b.push("a.yaml", "one", "one")
@@ -249,6 +255,7 @@ func TestProvidersBehindAGate(t *testing.T) {
 }
 
 // TestWhatStallsAndWhatIsTriedAgain maps failures to what Flux's clients wait for.
+// contract: GitRepository reason URLInvalid, reason GitOperationFailed, reason EmptyGitRepository
 func TestWhatStallsAndWhatIsTriedAgain(t *testing.T) {
 	b := newBench(t)
 	b.secret("git-credentials", b.dc.Env["GIT_PASSWORD"])
@@ -282,6 +289,7 @@ func TestWhatStallsAndWhatIsTriedAgain(t *testing.T) {
 }
 
 // TestRestartAndDeletion: an empty cache is filled again without a write; deletion leaves nothing.
+// contract: GitRepository spec.suspend
 func TestRestartAndDeletion(t *testing.T) {
 	b := newBench(t)
 	b.secret("git-credentials", b.dc.Env["GIT_PASSWORD"])

@@ -20,6 +20,9 @@ spec: {template: {spec: {containers: [{name: main, image: example.com/app:1}]}}}
 `
 
 // TestBuildFields: each field of the spec that shapes the build reaches it.
+// contract: Kustomization spec.path, spec.targetNamespace, spec.namePrefix, spec.nameSuffix, spec.commonMetadata.labels, spec.commonMetadata.annotations, spec.patches[].patch
+// contract: Kustomization spec.images[].name, spec.images[].newName, spec.images[].newTag, spec.images[].digest, spec.components[], spec.ignoreMissingComponents, spec.buildMetadata[]
+// contract: Kustomization spec.postBuild.substitute, spec.postBuild.substituteStrategy
 func TestBuildFields(t *testing.T) {
 	files := fstest.MapFS{
 		"deploy/d.yaml":                   {Data: []byte(deploymentYAML)},
@@ -100,6 +103,8 @@ func parsed(t *testing.T, spec string) *kustomizev1.Kustomization {
 }
 
 // TestSubstituteFrom_OptionalAndMissing: what does not exist is an error that names it, unless it is optional.
+// contract: Kustomization spec.postBuild.substituteFrom[].kind, spec.postBuild.substituteFrom[].name, spec.postBuild.substituteFrom[].optional
+// contract: Kustomization label reconcile.fluxcd.io/watch, reason BuildFailed
 func TestSubstituteFrom_OptionalAndMissing(t *testing.T) {
 	w := newWorld(t, options{})
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "v${v:-none}")})

@@ -80,6 +80,7 @@ func (refuser) Open(_ context.Context, _ tenants.Grant, o manifest.Object, _ []m
 
 // TestKubeConfig_SecretRef: what the kubeconfig may do is what the Kustomization may do; the identity of the namespace,
 // which has no rights here, is not asked. Sealed objects stay sealed for the other cluster's controllers.
+// contract: Kustomization spec.kubeConfig.secretRef.name, spec.kubeConfig.secretRef.key, spec.kubeConfig.configMapRef.name, reason PruneFailed, reason ReconciliationFailed
 func TestKubeConfig_SecretRef(t *testing.T) {
 	w := newWorld(t, options{tenant: true, bare: true, change: func(r *Reconciler) { r.Engine.Openers = []pipeline.Opener{refuser{}} }})
 	text := w.kubeconfigOf("remote", "get", "list", "watch", "create", "patch", "delete")
@@ -126,6 +127,7 @@ func TestKubeConfig_SecretRef(t *testing.T) {
 }
 
 // TestKubeConfig_ServiceAccountName: it is impersonated over there.
+// contract: Kustomization spec.serviceAccountName
 func TestKubeConfig_ServiceAccountName(t *testing.T) {
 	w := newWorld(t, options{tenant: true, bare: true})
 	w.secret("kubeconfig", map[string]string{"value": w.kubeconfigOf("remote", "get", "list", "watch", "create", "patch")})

@@ -15,6 +15,9 @@ import (
 )
 
 // TestOwnerCarriesTheSpec: force, ignore and healthCheckExprs are the cluster's to do; here they are handed over.
+// contract: Kustomization spec.force, spec.ignore[].paths[], spec.ignore[].target.group, spec.ignore[].target.version, spec.ignore[].target.kind, spec.ignore[].target.name
+// contract: Kustomization spec.ignore[].target.namespace, spec.ignore[].target.labelSelector, spec.ignore[].target.annotationSelector
+// contract: Kustomization spec.healthCheckExprs[].apiVersion, spec.healthCheckExprs[].kind, spec.healthCheckExprs[].current, spec.healthCheckExprs[].inProgress, spec.healthCheckExprs[].failed
 func TestOwnerCarriesTheSpec(t *testing.T) {
 	ks := &kustomizev1.Kustomization{}
 	err := yaml.UnmarshalStrict([]byte(`
@@ -58,6 +61,7 @@ spec:
 }
 
 // TestRefusedForGood: what only a change of the spec can heal is told with Stalled, the generation observed.
+// contract: Kustomization spec.sourceRef.kind, spec.decryption.serviceAccountName, condition Stalled, reason InvalidCELExpression, reason FeatureGateDisabled
 func TestRefusedForGood(t *testing.T) {
 	w := newWorld(t, options{})
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
@@ -93,6 +97,7 @@ func TestRefusedForGood(t *testing.T) {
 
 // TestDependsOn_ReadyExpr: an expression takes the place of the built-in checks, and is asked again whenever the
 // dependency changes in any way.
+// contract: Kustomization spec.dependsOn[].readyExpr
 func TestDependsOn_ReadyExpr(t *testing.T) {
 	w := newWorld(t, options{})
 	w.source("app", "main@sha1:1", map[string]string{"a/a.yaml": w.configMapYAML("a", "1"), "b/b.yaml": w.configMapYAML("b", "1")})
@@ -109,6 +114,7 @@ func TestDependsOn_ReadyExpr(t *testing.T) {
 }
 
 // TestHazard_ReadyExprAcrossNamespaces: an expression over somebody else's object is an oracle of one bit a question.
+// contract: Kustomization spec.dependsOn[].namespace, reason AccessDenied
 func TestHazard_ReadyExprAcrossNamespaces(t *testing.T) {
 	w := newWorld(t, options{tenant: true})
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})

@@ -13,6 +13,8 @@ import (
 
 // TestOneCommit: a commit with all three kinds of secrets and a workload that uses them becomes healthy; its Secrets
 // are there before the workload is written; a change is applied, and what leaves Git is pruned.
+// contract: Kustomization event deleted
+// contract: Object field manager kustomize-controller
 func TestOneCommit(t *testing.T) {
 	t.Parallel()
 	tm := newTeam(t, "commit")

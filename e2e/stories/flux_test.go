@@ -80,6 +80,7 @@ func TestFluxCheckAndVersion(t *testing.T) {
 
 // TestFluxDay: get, reconcile, suspend, resume, tree, trace, events, debug, stats, diff, export, logs and delete, as the flux
 // program asks for them.
+// contract: GitRepository event annotation source.toolkit.fluxcd.io/revision
 func TestFluxDay(t *testing.T) {
 	t.Parallel()
 	f := fluxCLI{newTeam(t, "fluxday")}

@@ -35,6 +35,7 @@ func TestDriftIsRepaired(t *testing.T) {
 }
 
 // TestUnhealthy: a workload that does not start is reported with its name, and heals with the next commit.
+// contract: Kustomization spec.timeout
 func TestUnhealthy(t *testing.T) {
 	t.Parallel()
 	tm := newTeam(t, "unhealthy")

@@ -37,6 +37,7 @@ func TestOneVerdict(t *testing.T) {
 }
 
 // TestT1_ReservedServiceAccounts: no workload of any kind gets the identity of GitOps.
+// contract: Kustomization spec.serviceAccountName
 func TestT1_ReservedServiceAccounts(t *testing.T) {
 	t.Parallel()
 	tm := newTeam(t, "reserved", "  roleCeiling: [view, edit]")
