@@ -54,9 +54,8 @@ func TestKilledAtRandomPoints(t *testing.T) {
 		}
 		trap := &trap{points: points, after: k.random.IntN(2) == 0, supersede: k.random.IntN(2) == 0}
 		k.deliver(trap)
-		sprung := len(points) - len(trap.points)
-		done += sprung
-		twice += max(0, sprung-1)
+		done += trap.sprung
+		twice += max(0, trap.sprung-1)
 	}
 	t.Logf("%d kills in a span of %d requests, %d of them during the recovery from another; what they hit: %v", done, span, twice, k.hit)
 }
@@ -158,6 +157,20 @@ func (k *killing) deliver(trap *trap) {
 	} else {
 		k.fetch()
 	}
+	k.converge(trap, &commit)
+	for trap.disarm(); len(trap.killed) > 0; { // it sprang when all was done
+		k.converge(trap, &commit)
+	}
+	for _, name := range k.folders {
+		k.sound(name, k.now[name])
+		k.living(name)
+		k.unsealed(name, k.now[name])
+	}
+}
+
+// converge waits until all are ready at the commit, and starts a process for each that is killed.
+func (k *killing) converge(trap *trap, commit *string) {
+	k.Helper()
 	for range 2 { // the second time round tells whether all are ready at one moment
 		for _, name := range k.folders {
 			k.ok(k.Wait(k.ctx, patience, name+" to be ready", func(ctx context.Context) (bool, error) {
@@ -167,8 +180,8 @@ func (k *killing) deliver(trap *trap) {
 						return false, k.restart(ctx, trap, hit)
 					}
 					trap.supersede = false
-					commit = k.commit()
-					return false, k.skip(ctx, trap, hit, commit)
+					*commit = k.commit()
+					return false, k.skip(ctx, trap, hit, *commit)
 				default:
 				}
 				o, err := k.Get(ctx, ksAPI, "Kustomization", k.name, name)
@@ -176,14 +189,9 @@ func (k *killing) deliver(trap *trap) {
 					return false, err
 				}
 				status, _, _ := condition(o)
-				return status == "True" && strings.HasSuffix(str(o.Object, "status", "lastAppliedRevision"), commit), nil
+				return status == "True" && strings.HasSuffix(str(o.Object, "status", "lastAppliedRevision"), *commit), nil
 			}))
 		}
-	}
-	for _, name := range k.folders {
-		k.sound(name, k.now[name])
-		k.living(name)
-		k.unsealed(name, k.now[name])
 	}
 }
 
@@ -236,7 +244,9 @@ func (k *killing) skip(ctx context.Context, trap *trap, hit, commit string) erro
 // restart starts the next process. It may be killed before it is ready.
 func (k *killing) restart(ctx context.Context, trap *trap, hit string) error {
 	k.hit[hit]++
-	if err := startMain(ctx); err != nil && len(trap.killed) == 0 {
+	err := startMain(ctx)
+	trap.firing.Wait()
+	if err != nil && len(trap.killed) == 0 {
 		return err
 	}
 	return nil
@@ -274,6 +284,16 @@ type trap struct {
 	points []int
 	count  int
 	victim int // process id of the last one
+	sprung int
+	firing sync.WaitGroup
+}
+
+// disarm returns when the trap kills nobody any more.
+func (t *trap) disarm() {
+	t.mu.Lock()
+	t.points = nil
+	t.mu.Unlock()
+	t.firing.Wait()
 }
 
 func (t *trap) total() int {
@@ -291,6 +311,7 @@ func (t *trap) rule(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		next.ServeHTTP(w, r)
 		return
 	}
+	defer t.firing.Done()
 	defer func() { // also when the answer got lost
 		if err := world.Kill(main); err != nil {
 			t.Error(err)
@@ -317,6 +338,8 @@ func (t *trap) step() bool {
 	}
 	t.victim = pid
 	t.points, t.count = t.points[1:], 0
+	t.sprung++
+	t.firing.Add(1)
 	return true
 }
 
