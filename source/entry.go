@@ -54,10 +54,13 @@ func (e *entryOf) weight() (used, bytes int64) {
 	return e.used, e.bytes
 }
 
-func (e *entryOf) forget() {
+// forget returns the repositories that there were.
+func (e *entryOf) forget() []*repository {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	repos := e.repos
 	e.repos, e.trees, e.saved, e.bytes = nil, nil, nil, 0
+	return repos
 }
 
 // open returns the tree of a revision, nil when it is not here.
@@ -173,6 +176,7 @@ func (e *entryOf) adopt(t *Tree, repo *repository, verified string) error {
 	}
 	for _, r := range gone {
 		_ = os.RemoveAll(r.dir) // found and removed by restore otherwise
+		r.close()
 	}
 	return nil
 }

@@ -164,6 +164,7 @@ func (f *fetching) transfer(repo *repository, sel selection) (*object.Commit, *r
 	c, err := f.receive(fresh, ask, sel)
 	if err != nil {
 		_ = os.RemoveAll(fresh.dir)
+		fresh.close()
 		return nil, nil, err
 	}
 	return c, fresh, nil

@@ -18,7 +18,7 @@ import (
 
 // Limits bound what a stranger's repository may cost.
 type Limits struct {
-	Repositories int   // cached at once
+	Repositories int   // cached at once; each keeps up to two files open
 	Disk         int64 // bytes of all cached repositories
 	Transfer     int64 // bytes of one transfer
 	Object       int64 // bytes of one object in a transfer: it is held in memory
@@ -206,8 +206,12 @@ func (r *Repositories) drop(e *entryOf) error {
 	if !current {
 		return nil // it was dropped before, and the folder may be a new one's
 	}
-	e.forget()
-	if err := os.RemoveAll(e.dir); err != nil {
+	repos := e.forget()
+	err := os.RemoveAll(e.dir)
+	for _, repo := range repos {
+		repo.close()
+	}
+	if err != nil {
 		return cacheFailure("a cached repository cannot be removed", err)
 	}
 	_ = os.Remove(filepath.Dir(e.dir)) // the namespace's folder, when it is empty

@@ -11,6 +11,7 @@ import (
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
+	"github.com/go-git/go-git/v5/plumbing/format/objfile"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
@@ -30,6 +31,9 @@ const (
 	maxGrowth = 24
 	// maxSummaries bounds what is remembered of trees that were found complete.
 	maxSummaries = 100_000
+	// openPacks is how many packs of a repository stay open between reads. There is one, and one more for each submodule;
+	// there can be thousands of repositories, and what a process may have open is limited.
+	openPacks = 2
 )
 
 // repository is one generation of a bare repository on disk. It is grown by transfers and never rewritten.
@@ -60,8 +64,19 @@ func openRepository(dir, name, id string) *repository {
 }
 
 // storage opens the folder. What one sees that another one writes is seen after a new call.
+//
+// It must not have exclusive access, in the words of the library: then it would remember which objects there are, and not
+// find those that come later.
 func (r *repository) storage() *filesystem.Storage {
-	return filesystem.NewStorage(osfs.New(r.dir, osfs.WithBoundOS()), cache.NewObjectLRU(objectCache))
+	return filesystem.NewStorageWithOptions(osfs.New(r.dir, osfs.WithBoundOS()), cache.NewObjectLRU(objectCache),
+		filesystem.Options{MaxOpenDescriptors: openPacks})
+}
+
+// close gives back what is open. Who reads on all the same opens it again, or is told that it is gone.
+func (r *repository) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_ = r.store.Close() // it was only read from
 }
 
 // commit returns the commit that a wanted hash (a commit or an annotated tag) stands for, if all of it is here.
@@ -168,10 +183,12 @@ func (r *repository) receive(ctx context.Context, session transport.UploadPackSe
 	// An own storage writes, so that who reads the last tree does not wait for the network.
 	next := r.storage()
 	if err := r.storeIncoming(ctx, next, demux(req.Capabilities, &contextReader{ctx: ctx, from: res}), thin, limits); err != nil {
+		_ = next.Close()
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	_ = r.store.Close()
 	r.store = next
 	return nil
 }
@@ -237,6 +254,14 @@ func (r *repository) size() int64 {
 func (r *repository) blobSize(h plumbing.Hash) (int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.sizeOf(h)
+}
+
+// sizeOf returns the size of an object without reading it. The lock is held.
+func (r *repository) sizeOf(h plumbing.Hash) (int64, error) {
+	if size, loose, err := r.loose(h); loose {
+		return size, err
+	}
 	return r.store.EncodedObjectSize(h)
 }
 
@@ -244,16 +269,17 @@ func (r *repository) blobSize(h plumbing.Hash) (int64, error) {
 func (r *repository) blob(h plumbing.Hash, limit int64) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	size, err := r.store.EncodedObjectSize(h)
-	if err != nil {
+	if size, loose, err := r.loose(h); err != nil {
 		return nil, err
-	}
-	if size > limit {
+	} else if loose && size > limit {
 		return nil, errTooLarge
 	}
 	o, err := r.store.EncodedObject(plumbing.BlobObject, h)
 	if err != nil {
 		return nil, err
+	}
+	if o.Size() > limit {
+		return nil, errTooLarge
 	}
 	body, err := o.Reader()
 	if err != nil {
@@ -265,6 +291,25 @@ func (r *repository) blob(h plumbing.Hash, limit int64) ([]byte, error) {
 		err = errTooLarge
 	}
 	return out, err
+}
+
+// loose returns the size of an object that has a file of its own, and false when it has none. Such a one is read whole when
+// it is asked for, while one of a pack that is not small tells its size first. The library's own question for the size leaves
+// that file open.
+func (r *repository) loose(h plumbing.Hash) (size int64, found bool, err error) {
+	name := h.String()
+	f, err := os.Open(filepath.Join(r.dir, "objects", name[:2], name[2:]))
+	if err != nil {
+		return 0, false, nil //nolint:nilerr // if it is in no pack either, that is told
+	}
+	defer func() { _ = f.Close() }()
+	o, err := objfile.NewReader(f)
+	if err != nil {
+		return 0, true, err
+	}
+	defer func() { _ = o.Close() }()
+	_, size, err = o.Header()
+	return size, true, err
 }
 
 var errTooLarge = errors.New("the file is too large")

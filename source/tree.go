@@ -350,11 +350,7 @@ func (t *Tree) stat(op, name string, follow bool) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := info{tree: t, node: n, name: path.Base(name)}
-	if err := i.load(); err != nil {
-		return nil, pathError(op, name, t.readFault(name, err))
-	}
-	return i, nil
+	return info{tree: t, node: n, name: path.Base(name)}, nil
 }
 
 // ReadLink returns the target of a symlink, as it is written.

@@ -407,3 +407,90 @@ func TestKnownHostsPatterns(t *testing.T) {
 		}
 	}
 }
+
+// TestLargeFilesOfPacksAndAlone: a file is read as it was written, whether it came in a pack, as a delta, or alone with a
+// later commit; and one above the limit is refused in each of these forms.
+func TestLargeFilesOfPacksAndAlone(t *testing.T) {
+	root, dir := t.TempDir(), t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	body := noise(3 << 20)
+	want := map[string]string{"a.bin": body, "b.bin": body[:2<<20] + "changed" + body[2<<20:], "c.yaml": "small"}
+	for name, text := range want {
+		g.write(name, text)
+	}
+	g.push("first")
+	remote := startHTTP(t, root, false).remote("app.git")
+	small := DefaultLimits()
+	small.Blob = 1 << 20
+	for _, step := range []string{"in a pack", "with a later commit"} {
+		r := openCache(t, dir, DefaultLimits())
+		tree := fetch(t, r, remote, Ref{Branch: "main"}).Tree
+		strict, err := openCache(t, dir, small).Open(t.Context(), alice.Namespace, alice.Name, tree.Revision())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range want {
+			if got := read(t, tree, name); got != text {
+				t.Errorf("%s: %s is not what was written: %d bytes", step, name, len(got))
+			}
+			info, err := fs.Stat(tree, name)
+			if err != nil || info.Size() != int64(len(text)) {
+				t.Errorf("%s: %s: size %v", step, name, err)
+			}
+			if _, err := fs.ReadFile(strict, name); (err == nil) != (len(text) <= 1<<20) {
+				t.Errorf("%s: %s with a limit: %v", step, name, err)
+			}
+		}
+		want["a.bin"] = "head" + want["a.bin"]
+		want["d.bin"] = noise(2 << 20)
+		g.write("a.bin", want["a.bin"])
+		g.write("d.bin", want["d.bin"])
+		g.push("second")
+	}
+}
+
+// TestDescriptorsAreGivenBack: reading keeps packs open, and what is evicted, replaced or grown keeps none.
+func TestDescriptorsAreGivenBack(t *testing.T) {
+	root, dir := t.TempDir(), t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	remote := startHTTP(t, root, false).remote("app.git")
+	r := openCache(t, dir, DefaultLimits())
+	g.write("stays.yaml", "in the pack")
+	for i := range 5 {
+		g.write("a.yaml", strings.Repeat("x", i+1))
+		g.push("next")
+		tree := fetch(t, r, remote, Ref{Branch: "main"}).Tree
+		if got := read(t, tree, "a.yaml") + read(t, tree, "stays.yaml"); len(got) != i+1+len("in the pack") {
+			t.Errorf("%q", got)
+		}
+		if n := openBelow(t, dir); n != 1 {
+			t.Errorf("after %d transfers %d files are open, and there is one pack", i+1, n)
+		}
+	}
+	tree := fetch(t, r, remote, Ref{Branch: "main"}).Tree
+	if err := r.Remove(t.Context(), alice.Namespace, alice.Name); err != nil {
+		t.Fatal(err)
+	}
+	if n := openBelow(t, dir); n != 0 {
+		t.Errorf("%d files are open of a repository that was removed", n)
+	}
+	if _, err := fs.ReadFile(tree, "a.yaml"); fault.KindOf(err) != fault.Transient {
+		t.Errorf("who reads on is told %v", err)
+	}
+}
+
+// openBelow counts the files in a folder that this process has open.
+func openBelow(t *testing.T, dir string) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range list {
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(to, dir) {
+			n++
+		}
+	}
+	return n
+}

@@ -10,28 +10,30 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 )
 
-// info describes an entry. It is fs.FileInfo once loaded.
+// info describes an entry. It is fs.FileInfo.
 type info struct {
 	tree *Tree
 	node node
 	name string
-	size int64
-}
-
-func (i *info) load() error {
-	if i.node.isDir() {
-		return nil
-	}
-	size, err := i.tree.repo.blobSize(i.node.hash)
-	i.size = size
-	return err
 }
 
 func (i info) Name() string       { return i.name }
-func (i info) Size() int64        { return i.size }
 func (i info) IsDir() bool        { return i.node.isDir() }
 func (i info) ModTime() time.Time { return time.Time{} }
 func (i info) Sys() any           { return nil }
+
+// Size is looked up when it is asked for: that costs a read, and hardly anybody asks. It is 0 when the repository left the
+// cache meanwhile; who reads the file is told.
+func (i info) Size() int64 {
+	if i.node.isDir() {
+		return 0
+	}
+	size, err := i.tree.repo.blobSize(i.node.hash)
+	if err != nil {
+		return 0
+	}
+	return size
+}
 
 // Mode is what the artifact says, too: no more than the owner may do.
 func (i info) Mode() fs.FileMode {
@@ -51,13 +53,7 @@ type entry struct{ info }
 
 func (e entry) Type() fs.FileMode { return e.Mode().Type() }
 
-func (e entry) Info() (fs.FileInfo, error) {
-	i := e.info
-	if err := i.load(); err != nil {
-		return nil, i.tree.readFault(i.name, err)
-	}
-	return i, nil
-}
+func (e entry) Info() (fs.FileInfo, error) { return e.info, nil }
 
 // file is an open file or folder.
 type file struct {
@@ -70,13 +66,7 @@ type file struct {
 	closed  bool
 }
 
-func (f *file) Stat() (fs.FileInfo, error) {
-	i := f.info
-	if err := i.load(); err != nil {
-		return nil, pathError("stat", f.path, i.tree.readFault(f.path, err))
-	}
-	return i, nil
-}
+func (f *file) Stat() (fs.FileInfo, error) { return f.info, nil }
 
 func (f *file) Read(p []byte) (int, error) {
 	switch {

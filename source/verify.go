@@ -101,7 +101,7 @@ func tagSignature(raw []byte, name string, target plumbing.Hash) (signed, error)
 func (r *repository) raw(t plumbing.ObjectType, h plumbing.Hash) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	size, err := r.store.EncodedObjectSize(h)
+	size, err := r.sizeOf(h)
 	if err == nil && size > maxSigned {
 		err = errTooLarge
 	}
