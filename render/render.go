@@ -46,6 +46,9 @@ type Options struct {
 	Substitute     map[string]string
 	// SubstituteAlways substitutes even where there are no variables.
 	SubstituteAlways bool
+	// KustomizeSuffix gives what generators made of encrypted files the names that kustomize makes of the plaintext. Whoever
+	// reads a name can then test guesses of the content against it.
+	KustomizeSuffix bool
 	// Partial returns, together with the error, the objects that do not depend on what failed: of a plain folder those of
 	// the other files, of an overlay none before it is built.
 	Partial bool
@@ -121,6 +124,11 @@ func (b *Build) Render(ctx context.Context, files fs.FS, tokens *plaintext.Token
 	if len(items) == 0 {
 		return nil, "", fault.New(fault.StageRender, fault.Invalid, fault.Ref{File: dir}, "no manifests found under %q", dir).
 			Fix("add one, correct spec.path, or delete the Kustomization; an empty set would delete everything that it applied")
+	}
+	if b.opts.KustomizeSuffix && tokens != nil {
+		if suffixed := kustomizeSuffixes(items, tokens); suffixed != nil {
+			return nil, "", errors.Join(err, suffixed)
+		}
 	}
 	set, digest, failed := b.objects(items, tokens)
 	return set, digest, errors.Join(err, failed)

@@ -196,6 +196,9 @@ func crossesNamespaces(ks *unstructured.Unstructured) bool {
 	})
 }
 
+// suffixAnnotation on a Kustomization, with the value kustomize, asks for the suffixes that kustomize makes of plaintext.
+const suffixAnnotation = "sealock.dev/generator-suffix"
+
 // kustomizeSuffix is what a generator of kustomize puts behind a name.
 var kustomizeSuffix = regexp.MustCompile(`-[bcdfghkmt2456789]{10}$`)
 
@@ -207,12 +210,12 @@ func (s *fluxState) checkDifferences(a *adoption) {
 		a.found("sops", note, decrypting, "run `sealock verify` on the folder to be sure", "the MAC of each SOPS file is verified, which Flux does not do: a file that was edited without sops is refused")
 	}
 	for i := range list {
-		if has(&list[i], "spec", "decryption") {
+		if has(&list[i], "spec", "decryption") && list[i].GetAnnotations()[suffixAnnotation] != "kustomize" {
 			a.Renamed = append(a.Renamed, generatedSecrets(&list[i])...)
 		}
 	}
 	if len(a.Renamed) > 0 {
-		a.found("generated-names", stops, a.Renamed, "plan the moment: the workloads that refer to them roll out once, when Sealock applies for the first time",
+		a.found("generated-names", stops, a.Renamed, "annotate the Kustomizations with "+suffixAnnotation+": kustomize, which keeps the names; or plan the moment: the workloads that refer to them roll out once, when Sealock applies for the first time",
 			"generated from decrypted files: the suffix is made of tokens instead of plaintext, so that a new name takes their place")
 	}
 	finalized := 0

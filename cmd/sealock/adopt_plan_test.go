@@ -44,6 +44,7 @@ func TestAdoptPlan(t *testing.T) {
 		says     string
 		platform string
 		renamed  string
+		fix      string
 		argument string
 	}{
 		{name: "an old API server", change: func(_ *testing.T, s *fluxState) { s.server = "v1.27.3" }, check: "server", level: stops, says: "1.27.3"},
@@ -133,9 +134,15 @@ func TestAdoptPlan(t *testing.T) {
 			},
 		},
 		{
-			name: "a generated Secret", check: "generated-names", level: stops, renamed: "Secret/apps/db-5h2f9c4k7t",
+			name: "a generated Secret", check: "generated-names", level: stops, fix: "sealock.dev/generator-suffix: kustomize", renamed: "Secret/apps/db-5h2f9c4k7t",
 			change: func(t *testing.T, s *fluxState) {
 				s.add(ready(t, "Kustomization", "apps", "a", "interval: 1m, decryption: {provider: sops}", ", inventory: {entries: [{id: apps_db-5h2f9c4k7t__Secret, v: v1}, {id: apps_plain__Secret, v: v1}, {id: apps_cm-5h2f9c4k7t__ConfigMap, v: v1}]}"))
+			},
+		},
+		{
+			name: "a generated Secret that keeps its name", renamed: "-",
+			change: func(t *testing.T, s *fluxState) {
+				s.add(ready(t, "Kustomization", "apps", "a, annotations: {sealock.dev/generator-suffix: kustomize}", "interval: 1m, decryption: {provider: sops}", ", inventory: {entries: [{id: apps_db-5h2f9c4k7t__Secret, v: v1}]}"))
 			},
 		},
 		{
@@ -187,7 +194,7 @@ func TestAdoptPlan(t *testing.T) {
 			}
 			plan := s.plan()
 			if tc.check != "" && !slices.ContainsFunc(plan.Findings, func(f adoptFinding) bool {
-				return f.Check == tc.check && f.Level == tc.level && strings.Contains(f.Message, tc.says)
+				return f.Check == tc.check && f.Level == tc.level && strings.Contains(f.Message, tc.says) && strings.Contains(f.Remedy, tc.fix)
 			}) {
 				t.Errorf("no %s %s says %q: %+v", tc.level, tc.check, tc.says, plan.Findings)
 			}

@@ -50,6 +50,9 @@ const (
 const (
 	onError         = "sealock.dev/on-error"
 	onErrorContinue = "continue"
+
+	generatorSuffix = "sealock.dev/generator-suffix"
+	suffixKustomize = "kustomize"
 )
 
 // Decryption is what a decrypter needs to know of a Kustomization.
