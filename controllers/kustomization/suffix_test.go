@@ -55,6 +55,8 @@ func TestGeneratorSuffix(t *testing.T) {
 	if got := names(); len(got) != 1 || got[0] == ofKustomize {
 		t.Errorf("without the annotation: %v", got)
 	}
-	w.edit("app", func(ks *kustomizev1.Kustomization) { ks.Annotations = map[string]string{generatorSuffix: suffixKustomize} })
+	w.edit("app", func(ks *kustomizev1.Kustomization) {
+		ks.Annotations = map[string]string{generatorSuffix: suffixKustomize}
+	})
 	w.until("the name changes", func() bool { got := names(); return len(got) == 1 && got[0] == ofKustomize })
 }
