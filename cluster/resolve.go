@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/manifest"
@@ -62,24 +61,4 @@ func resolve(ctx context.Context, known scopes, grant tenants.Grant, o manifest.
 func unknownKind(o manifest.Object) error {
 	return fault.New(fault.StagePlan, fault.NotFound, o.Ref(), "the cluster does not know %s %s", o.APIVersion(), o.Kind()).
 		At("kind").Fix("install its CustomResourceDefinition, or add it to the commit")
-}
-
-// prepare makes of a resolved object what is applied: with the owner's labels, and without the fields that only the API
-// server writes.
-func prepare(o manifest.Object, owner manifest.Owner) manifest.Object {
-	o = o.WithMeta(owner.Labels, nil)
-	serverOnly := []string{"creationTimestamp", "managedFields", "resourceVersion", "uid", "generation", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"}
-	has := func(field string) bool { m, _ := o.Peek("metadata").(map[string]any); _, ok := m[field]; return ok }
-	if o.Peek("status") == nil && !slices.ContainsFunc(serverOnly, has) {
-		return o
-	}
-	return o.Edit(func(body map[string]any) {
-		if !isCRD(o.GVK().GroupKind()) {
-			delete(body, "status")
-		}
-		meta, _ := body["metadata"].(map[string]any)
-		for _, f := range serverOnly {
-			delete(meta, f)
-		}
-	})
 }

@@ -384,15 +384,7 @@ func (a *adoption) objects() map[string]string {
 		if o == nil {
 			a.Fatalf("%s is in the inventory and not in the cluster", id)
 		}
-		resourceVersion := o.GetResourceVersion()
-		if part[3] == "Service" || part[3] == "Deployment" {
-			// Flux writes the default protocol of a port into what it applies, Sealock leaves it to the API server: whose
-			// field it is changes once, and nothing else. The generation says that the spec of a workload is the same.
-			spec, err := json.Marshal(o.Object["spec"])
-			a.ok(err)
-			resourceVersion = string(spec)
-		}
-		out[id] = fmt.Sprintf("uid %s generation %d version %s managers %s", o.GetUID(), o.GetGeneration(), resourceVersion, managers(o))
+		out[id] = fmt.Sprintf("uid %s generation %d version %s managers %s", o.GetUID(), o.GetGeneration(), o.GetResourceVersion(), managers(o))
 	}
 	for _, ks := range [][2]string{{"flux-system", "apps"}, {"apps", "tenant"}} {
 		o, err := a.Get(a.ctx, ksAPI, "Kustomization", ks[0], ks[1])
