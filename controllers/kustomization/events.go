@@ -9,11 +9,10 @@ import (
 	"sealock.dev/sealock/manifest"
 )
 
-// The bounds of what people read: of a condition, which the API server takes up to 32 KiB, and of an event's note.
+// The bounds of what people read in a condition, which the API server takes up to 32 KiB. Those of events are notify's.
 const (
 	messageLines = 25
 	messageBytes = 20_000
-	eventBytes   = 1024
 )
 
 // revisions say what an event or a status is about.
@@ -29,7 +28,7 @@ func (r *Reconciler) event(ks *kustomizev1.Kustomization, m *memory, typ, reason
 	m.lastEvent = typ + reason + message
 	r.mu.Unlock()
 	if !same {
-		r.Events.AnnotatedEventf(ks, annotations(ks, about), typ, reason, "%s", bounded(message, eventBytes))
+		r.Events.AnnotatedEventf(ks, annotations(ks, about), typ, reason, "%s", message)
 	}
 }
 
@@ -40,7 +39,7 @@ func (r *Reconciler) finished(ks *kustomizev1.Kustomization, m *memory, typ, rea
 	r.mu.Unlock()
 	a := annotations(ks, about)
 	a[annotationCommit] = "update"
-	r.Events.AnnotatedEventf(ks, a, typ, reason, "%s", bounded(message, eventBytes))
+	r.Events.AnnotatedEventf(ks, a, typ, reason, "%s", message)
 }
 
 // annotations are what receivers of events sort them by: the revisions, and what the object asks to be copied.

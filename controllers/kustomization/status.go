@@ -203,9 +203,11 @@ func (r *Reconciler) failed(ctx context.Context, ks *kustomizev1.Kustomization, 
 		}
 		set(s, ks.Generation, fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingWithRetryReason, progress(res.Revision))
 	})
-	if v.reason == fluxmeta.DependencyNotReadyReason {
+	switch {
+	case awaitsArtifact(res.Err): // the source tells of itself
+	case v.reason == fluxmeta.DependencyNotReadyReason:
 		r.event(ks, m, corev1.EventTypeNormal, v.reason, "Dependencies do not meet ready condition: "+message, in.about())
-	} else {
+	default:
 		r.event(ks, m, corev1.EventTypeWarning, v.reason, message, in.about())
 	}
 	if err != nil {
@@ -215,6 +217,12 @@ func (r *Reconciler) failed(ctx context.Context, ks *kustomizev1.Kustomization, 
 		return ctrl.Result{}, nil // a change of the object, of its tenant or of a policy brings it back
 	}
 	return ctrl.Result{RequeueAfter: r.retryAfter(ks, m, res.Err)}, nil
+}
+
+// awaitsArtifact reports a source that does not exist or has no artifact yet.
+func awaitsArtifact(err error) bool {
+	all := fault.All(err)
+	return fault.StageOf(err) == fault.StageSource && fault.KindOf(err) == fault.NotFound && len(all) == 1 && all[0].Field == "spec.sourceRef"
 }
 
 // failure is what people read of a failed attempt.

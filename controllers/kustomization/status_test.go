@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -291,9 +292,33 @@ func TestMessagesAreBounded(t *testing.T) {
 	m := &memory{}
 	r.event(ks, m, "Warning", "X", long, revisions{})
 	r.event(ks, m, "Warning", "X", long, revisions{})
-	if got := e.of("app", "X"); len(got) != 1 || len(got[0].message) > eventBytes || !utf8.ValidString(got[0].message) {
+	if got := e.of("app", "X"); len(got) != 1 || got[0].message != long { // notify cuts it: at 1,024 bytes for the cluster, at 39,000 for a POST
 		t.Errorf("%d events", len(got))
 	}
+}
+
+// TestNoEventWithoutArtifact: a source that is not there, or has nothing yet, is told by the status alone (flux.md 1.3), and
+// the first artifact wakes.
+func TestNoEventWithoutArtifact(t *testing.T) {
+	w := newWorld(t, options{})
+	w.sync("app")
+	w.failed("app", "ArtifactFailed", "")
+	w.create(&sourcev1.GitRepository{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "app"},
+		Spec:       sourcev1.GitRepositorySpec{URL: "https://example.com/x", Interval: metav1.Duration{Duration: time.Hour}},
+	})
+	w.request("app", "now")
+	w.until("it is looked at", func() bool { return w.get("app").Status.LastHandledReconcileAt == "now" })
+	if m := w.failed("app", "ArtifactFailed", ""); !strings.Contains(m, "Source artifact not found") {
+		t.Error(m)
+	}
+	if told := w.events.of("app", ""); len(told) > 0 {
+		t.Errorf("told: %+v", told)
+	}
+	w.source("app", "main@sha1:1", map[string]string{"b.yaml": w.configMapYAML("b", "1")})
+	w.ready("app", "main@sha1:1")
+	w.edit("app", func(ks *kustomizev1.Kustomization) { ks.Spec.Path = "missing" })
+	w.until("a path that is missing is told", func() bool { return len(w.events.of("app", "ArtifactFailed")) == 1 })
 }
 
 // TestRetry: the retry interval bounds the wait after a failure, and what only a change can heal waits for it.
