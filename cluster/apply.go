@@ -144,7 +144,7 @@ func (a *applier) send(ctx context.Context, o manifest.Object, info kindInfo) (m
 	if wanted.has(markMerge) {
 		return ans.body, nil
 	}
-	owners, changed, leftover := takeOver(ownersOf(ans.body), a.owner.FieldManager, o.APIVersion())
+	owners, changed, leftover := takeOver(ownersOf(ans.body), a.owner.FieldManager, o.APIVersion(), a.opts.OverrideManagers...)
 	if !changed {
 		return ans.body, nil
 	}

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/lru"
@@ -44,6 +45,11 @@ type Options struct {
 	OwnerLabel, OwnerNamespaceLabel string
 	// FieldManager of the applied objects. Empty: Flux's.
 	FieldManager string
+	// OverrideManagers are field managers whose fields are taken back, as those of kubectl are. None may be FieldManager.
+	OverrideManagers []string
+	// StageKinds are applied in a stage of their own, behind definitions and classes and before everything else. It is not
+	// waited for.
+	StageKinds []schema.GroupKind
 	// ActAs, if not nil, is the user to impersonate instead of the grant's; "" is whoever Config is. For remote clusters,
 	// where the users of this one mean nothing.
 	ActAs *string

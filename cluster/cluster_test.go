@@ -287,7 +287,7 @@ spec:
 	if err != nil || len(done) != 4 {
 		t.Fatalf("%v %v", done, err)
 	}
-	if diff := cmp.Diff([]int{0, 1, 2, 3}, staged); diff != "" {
+	if diff := cmp.Diff([]int{0, 1, 2, 3, 4}, staged); diff != "" {
 		t.Error(diff)
 	}
 	w.rec.take()

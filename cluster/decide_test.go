@@ -84,8 +84,8 @@ func TestOrder(t *testing.T) {
 		group, kind, _ := strings.Cut(k, "/")
 		ids = append(ids, manifest.ID{Group: group, Kind: kind, Name: "x", Version: "v1"})
 	}
-	prune, union := inventories(nil, ids)
-	slices.SortFunc(union, compareIDs)
+	prune, union := order{}.inventories(nil, ids)
+	slices.SortFunc(union, order{}.compare)
 	var got []string
 	for _, id := range union {
 		got = append(got, id.Kind)
@@ -97,7 +97,11 @@ func TestOrder(t *testing.T) {
 	if diff := cmp.Diff(union, prune); diff != "" {
 		t.Errorf("deletion is not the reverse: %s", diff)
 	}
-	for i, k := range []int{stageOf(schema.GroupKind{Kind: "Namespace"}), stageOf(schema.GroupKind{Kind: "StorageClass"}), stageOf(schema.GroupKind{Kind: "Secret"}), stageOf(schema.GroupKind{Kind: "Pod"})} {
+	chosen := order{{Group: "example.com", Kind: "Widget"}}
+	for i, k := range []int{
+		chosen.stageOf(schema.GroupKind{Kind: "Namespace"}), chosen.stageOf(schema.GroupKind{Kind: "StorageClass"}), chosen.stageOf(chosen[0]),
+		chosen.stageOf(schema.GroupKind{Kind: "Secret"}), chosen.stageOf(schema.GroupKind{Kind: "Widget"}),
+	} {
 		if k != i {
 			t.Errorf("stage %d where %d is expected", k, i)
 		}
@@ -107,7 +111,7 @@ func TestOrder(t *testing.T) {
 func TestInventoriesCompareByText(t *testing.T) {
 	old := []manifest.ID{{Namespace: "n", Name: "a", Group: "g", Kind: "K", Version: "v1"}, {Namespace: "n", Name: "b", Group: "g", Kind: "K", Version: "v1"}, {Namespace: "n", Name: "b", Group: "g", Kind: "K", Version: "v1"}}
 	fresh := []manifest.ID{{Namespace: "n", Name: "a", Group: "g", Kind: "K", Version: "v2"}}
-	prune, union := inventories(fresh, old)
+	prune, union := order{}.inventories(fresh, old)
 	if len(prune) != 1 || prune[0].Name != "b" || len(union) != 2 || union[0].Version != "v2" {
 		t.Errorf("prune %v, union %v", prune, union)
 	}

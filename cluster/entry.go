@@ -27,6 +27,7 @@ type entry struct {
 type reducer struct {
 	key                             plaintext.Key
 	manager                         string
+	override                        []string
 	ownerLabel, ownerNamespaceLabel string
 	rulesOf                         func(owner string) *rules // nil: nobody has any
 }
@@ -63,7 +64,7 @@ func (r reducer) reduceAs(body map[string]any, manager string, by *rules) entry 
 	}
 	e.owned = ownedDigest(r.key, body, owners, manager, ignored)
 	for _, o := range owners {
-		if o.overridden(manager) && !e.marks.has(markMerge) {
+		if o.overridden(manager, r.override...) && !e.marks.has(markMerge) {
 			e.marks |= markOverridden
 		}
 	}

@@ -50,12 +50,13 @@ func (o owner) isOurs(manager string) bool {
 }
 
 // overridden reports an entry whose fields become ours: what people write with kubectl, and what this manager itself
-// once wrote with Update. Subresources are left alone: a scale or a status is nobody's manifest.
-func (o owner) overridden(manager string) bool {
+// once wrote with Update, and what the managers of also wrote. Subresources are left alone: a scale or a status is nobody's
+// manifest.
+func (o owner) overridden(manager string, also ...string) bool {
 	if o.Subresource != "" {
 		return false
 	}
-	return strings.HasPrefix(o.Manager, "kubectl") || o.Operation == "Update" && (o.Manager == "before-first-apply" || o.Manager == manager)
+	return strings.HasPrefix(o.Manager, "kubectl") || o.Manager != manager && slices.Contains(also, o.Manager) || o.Operation == "Update" && (o.Manager == "before-first-apply" || o.Manager == manager)
 }
 
 func (o owner) fields() (*fieldpath.Set, bool) {
@@ -157,7 +158,7 @@ func matches(item any, pe fieldpath.PathElement) bool {
 
 // takeOver moves the fields of overridden managers into our Apply entry, so that the next apply removes those that the
 // manifest does not have. leftover is true when there are such fields; changed is false when there is nothing to do.
-func takeOver(owners []owner, manager, apiVersion string) (out []owner, changed, leftover bool) {
+func takeOver(owners []owner, manager, apiVersion string, also ...string) (out []owner, changed, leftover bool) {
 	ours := owner{Manager: manager, Operation: "Apply", APIVersion: apiVersion, FieldsType: "FieldsV1"}
 	set := fieldpath.NewSet()
 	theirs := fieldpath.NewSet()
@@ -168,7 +169,7 @@ func takeOver(owners []owner, manager, apiVersion string) (out []owner, changed,
 			if ours = o; ok {
 				set = fields
 			}
-		case o.overridden(manager):
+		case o.overridden(manager, also...):
 			changed = true
 			if ok {
 				theirs = theirs.Union(fields)

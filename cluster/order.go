@@ -14,9 +14,10 @@ import (
 const (
 	stageDefinitions = 0 // what other objects of the set need to exist at all
 	stageClasses     = 1
-	stageOwners      = 2 // pipeline.StageOwners: who acts, and what Secrets are made of
-	stageRest        = 3
-	stages           = 4
+	stageChosen      = 2 // Options.StageKinds
+	stageOwners      = 3 // pipeline.StageOwners: who acts, and what Secrets are made of
+	stageRest        = 4
+	stages           = 5
 )
 
 // firstKinds and lastKinds are the order of Flux (reference/flux.md, section 1.7), by which users read a change log.
@@ -43,14 +44,20 @@ func index(kinds ...string) map[string]int {
 	return out
 }
 
+// order is the order of writing: the kinds that have a stage of their own by configuration.
+type order []schema.GroupKind
+
 // stageOf returns the stage in which objects of the kind are written.
-func stageOf(gk schema.GroupKind) int {
+func (r order) stageOf(gk schema.GroupKind) int {
 	switch gk.Kind {
 	case "CustomResourceDefinition", "Namespace", "ClusterRole":
 		return stageDefinitions
 	}
 	if strings.HasSuffix(gk.Kind, "Class") {
 		return stageClasses
+	}
+	if slices.Contains(r, gk) {
+		return stageChosen
 	}
 	if _, ok := ownerKinds[gk.Kind]; ok {
 		return stageOwners
@@ -69,23 +76,23 @@ func rankOf(gk schema.GroupKind) int {
 	return len(firstKinds)
 }
 
-// compareIDs is the order of writing. Deletion is the reverse.
-func compareIDs(a, b manifest.ID) int {
+// compare is the order of writing. Deletion is the reverse.
+func (r order) compare(a, b manifest.ID) int {
 	x, y := a.GVK().GroupKind(), b.GVK().GroupKind()
 	return cmp.Or(
-		cmp.Compare(stageOf(x), stageOf(y)), cmp.Compare(rankOf(x), rankOf(y)),
+		cmp.Compare(r.stageOf(x), r.stageOf(y)), cmp.Compare(rankOf(x), rankOf(y)),
 		cmp.Compare(x.Group, y.Group), cmp.Compare(x.Kind, y.Kind),
 		cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name),
 	)
 }
 
-func sortObjects(set []manifest.Object) {
-	slices.SortStableFunc(set, func(a, b manifest.Object) int { return compareIDs(a.ID(), b.ID()) })
+func (r order) sort(set []manifest.Object) {
+	slices.SortStableFunc(set, func(a, b manifest.Object) int { return r.compare(a.ID(), b.ID()) })
 }
 
 // inventories returns what to prune, in the order of deletion, and the union of both sets in the order of writing.
 // Ids are compared by their text: a version that changed is the same object.
-func inventories(fresh, old []manifest.ID) (prune, union []manifest.ID) {
+func (r order) inventories(fresh, old []manifest.ID) (prune, union []manifest.ID) {
 	have := make(map[string]bool, len(fresh))
 	for _, id := range fresh {
 		have[id.String()] = true
@@ -98,6 +105,6 @@ func inventories(fresh, old []manifest.ID) (prune, union []manifest.ID) {
 			union = append(union, id)
 		}
 	}
-	slices.SortStableFunc(prune, func(a, b manifest.ID) int { return compareIDs(b, a) })
+	slices.SortStableFunc(prune, func(a, b manifest.ID) int { return r.compare(b, a) })
 	return prune, union
 }

@@ -28,16 +28,17 @@ func (c *Client) Plan(ctx context.Context, grant tenants.Grant, owner manifest.O
 	for i, o := range set {
 		prepared[i] = prepare(o, owner)
 	}
-	sortObjects(prepared)
+	ranks := order(c.opts.StageKinds)
+	ranks.sort(prepared)
 	for i, o := range prepared {
 		fresh[i] = o.ID()
 	}
 	p := &planner{Client: c, as: as, rules: by, owner: owner, key: c.ownerKey(owner), known: c.kinds.scopesOf(prepared), made: map[manifest.ID]bool{}, changed: map[manifest.ID]bool{}}
 	c.view.use(p.key, kindsOf(fresh, old))
 	plan := manifest.Plan{Owner: owner, Steps: make([]manifest.Step, len(prepared))}
-	plan.Prune, plan.Union = inventories(fresh, old)
+	plan.Prune, plan.Union = ranks.inventories(fresh, old)
 	for i, o := range prepared {
-		plan.Steps[i] = manifest.Step{Object: o, Stage: stageOf(o.GVK().GroupKind())}
+		plan.Steps[i] = manifest.Step{Object: o, Stage: ranks.stageOf(o.GVK().GroupKind())}
 	}
 	p.all = plan.Steps
 	// What the first stage makes decides what of the rest can be asked about.

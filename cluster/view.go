@@ -49,7 +49,7 @@ func newView(ctx context.Context, dyn dynamic.Interface, opts Options) *View {
 	ctx = klog.NewContext(ctx, logr.Discard())
 	v := &View{
 		ctx: ctx, dyn: dyn, selector: opts.OwnerLabel, baselines: opts.Baselines, events: newQueue(ctx),
-		reduce: reducer{key: opts.Key, manager: opts.FieldManager, ownerLabel: opts.OwnerLabel, ownerNamespaceLabel: opts.OwnerNamespaceLabel},
+		reduce: reducer{key: opts.Key, manager: opts.FieldManager, override: opts.OverrideManagers, ownerLabel: opts.OwnerLabel, ownerNamespaceLabel: opts.OwnerNamespaceLabel},
 		idle:   idle, kinds: map[schema.GroupVersionKind]*watched{}, usage: map[string]map[schema.GroupVersionKind]struct{}{},
 	}
 	v.reduce.rulesOf = v.rulesOf

@@ -68,7 +68,7 @@ type Cluster interface {
 
 // StageOwners is the stage of a plan after which the Secrets that openers made are written: their owners exist then,
 // and no workload of the same commit does yet.
-const StageOwners = 2
+const StageOwners = 3
 
 // Engine runs commits. One Engine serves all front ends.
 type Engine struct {

@@ -48,7 +48,7 @@ func (s *Storage) collect(folder, current string, old bool) (int, error) {
 	})
 	removed := 0
 	for i, info := range infos {
-		if i == 0 && info.Name() == current || i < keptArtifacts && !(old && i > 0 && s.now().Sub(infos[i-1].ModTime()) > keptFor) {
+		if i == 0 && info.Name() == current || i < s.records && !(old && i > 0 && s.now().Sub(infos[i-1].ModTime()) > s.ttl) {
 			continue
 		}
 		if err := s.remove(path.Join(folder, info.Name())); err != nil {

@@ -56,6 +56,31 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// TestRetain: the flags of source-controller set how many records there are, and for how long.
+func TestRetain(t *testing.T) {
+	s := newStorage(t, t.TempDir())
+	s.Retain(3, time.Hour)
+	stored := storeThree(t, s)
+	now := time.Now()
+	s.now = func() time.Time { return now }
+	for _, step := range []struct {
+		later time.Duration
+		left  int
+	}{{59 * time.Minute, 3}, {61 * time.Minute, 1}} {
+		now = time.Now().Add(step.later)
+		_, err := s.Collect(alice, stored[2])
+		left := 0
+		for _, a := range stored {
+			if s.Has(a) {
+				left++
+			}
+		}
+		if err != nil || left != step.left {
+			t.Errorf("after %s: %d left, %v", step.later, left, err)
+		}
+	}
+}
+
 // TestLatest: latest.tar.gz is the newest artifact, over restarts, and nothing when that was withdrawn.
 // contract: GitRepository artifact latest.tar.gz
 func TestLatest(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 
 const (
 	// keptArtifacts is how many artifacts of an owner there are at most, keptFor how long one stays after it was followed
-	// by another: who has read its URL gets it for that long.
+	// by another: who has read its URL gets it for that long. Both unless Retain says otherwise.
 	keptArtifacts = 2
 	keptFor       = time.Minute
 
@@ -39,6 +39,9 @@ type Storage struct {
 	root *os.Root
 	now  func() time.Time
 
+	records int           // see keptArtifacts
+	ttl     time.Duration // see keptFor
+
 	mu       sync.Mutex
 	verified map[string]Artifact // by path: the digest was computed from the file by this process
 	next     int
@@ -53,9 +56,15 @@ func NewStorage(dir string) (*Storage, error) {
 	if err != nil {
 		return nil, cacheFailure("the artifact folder cannot be opened", err)
 	}
-	s := &Storage{root: root, now: time.Now, verified: map[string]Artifact{}}
+	s := &Storage{root: root, now: time.Now, records: keptArtifacts, ttl: keptFor, verified: map[string]Artifact{}}
 	s.sweep()
 	return s, nil
+}
+
+// Retain sets how many artifacts of an owner there are at most, the current one among them, and how long one stays after it
+// was followed by another. It is called before the storage is used.
+func (s *Storage) Retain(records int, ttl time.Duration) {
+	s.records, s.ttl = max(records, 1), ttl
 }
 
 const partPrefix = ".part-"

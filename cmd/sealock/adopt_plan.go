@@ -276,7 +276,7 @@ func generatedSecrets(ks *unstructured.Unstructured) []string {
 var carried = map[string][]string{ //nolint:gochecknoglobals // a constant table
 	"kustomize-controller": {
 		"events-addr", "watch-label-selector", "watch-configs-label-selector", "default-service-account", "no-cross-namespace-refs", "no-remote-bases",
-		"interval-jitter-percentage", "override-manager", "custom-apply-stage-kinds", "sops-age-secret", "sops-vault-configmap", "concurrent",
+		"interval-jitter-percentage", "min-retry-delay", "max-retry-delay", "override-manager", "custom-apply-stage-kinds", "sops-age-secret", "sops-vault-configmap", "concurrent",
 	},
 	"source-controller": {"ssh-kex-algos", "ssh-hostkey-algos", "artifact-retention-ttl", "artifact-retention-records"},
 }
@@ -285,7 +285,11 @@ func (s *fluxState) arguments(a *adoption) {
 	a.Arguments = append(a.Arguments, "--platform-namespaces="+strings.Join(a.PlatformNamespaces, ","))
 	for _, component := range replacedControllers {
 		for _, name := range carried[component] {
-			if value := s.fluxFlag(component, name); value != "" {
+			value := s.fluxFlag(component, name)
+			if name == "sops-age-secret" && value != "" && !strings.Contains(value, "/") {
+				value = s.namespace + "/" + value // Sealock may run in another namespace
+			}
+			if value != "" {
 				a.Arguments = append(a.Arguments, "--"+name+"="+value)
 			}
 		}

@@ -158,13 +158,20 @@ func TestAdoptPlan(t *testing.T) {
 			},
 		},
 		{
-			name: "a flag that changes nothing here", check: "flags", level: warning, says: "--override-manager=argocd",
+			name: "a flag that changes nothing here", check: "flags", level: warning, says: "--concurrent-ssa=9",
 			change: func(_ *testing.T, s *fluxState) {
-				s.controllers[0].args = []string{"--override-manager=argocd", "--requeue-dependency=30s"}
+				s.controllers[0].args = []string{"--concurrent-ssa=9", "--requeue-dependency=30s"}
 			},
 		},
 		{
-			name: "a key that only a flag names", check: "flags", level: stops, says: "--sops-age-secret=age",
+			name: "keys that only a flag names", check: "flags", level: stops, says: "--sops-vault-configmap=vault",
+			change: func(t *testing.T, s *fluxState) {
+				s.controllers[0].args = []string{"--sops-vault-configmap", "vault"}
+				s.add(ready(t, "Kustomization", "flux-system", "a", "interval: 1m, decryption: {provider: sops}", ""))
+			},
+		},
+		{
+			name: "an age key that only a flag names", argument: "--sops-age-secret=flux-system/age",
 			change: func(t *testing.T, s *fluxState) {
 				s.controllers[0].args = []string{"--sops-age-secret", "age"}
 				s.add(ready(t, "Kustomization", "flux-system", "a", "interval: 1m, decryption: {provider: sops}", ""))
@@ -173,7 +180,7 @@ func TestAdoptPlan(t *testing.T) {
 		{
 			name: "a key that the object names as well", check: "flags", level: warning,
 			change: func(t *testing.T, s *fluxState) {
-				s.controllers[0].args = []string{"--sops-age-secret=age"}
+				s.controllers[0].args = []string{"--sops-vault-configmap=vault"}
 				s.add(ready(t, "Kustomization", "flux-system", "a", "interval: 1m, decryption: {provider: sops, secretRef: {name: age}}", ""))
 			},
 		},

@@ -109,10 +109,13 @@ func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error)
 	if p.records, err = cluster.NewRecords(p.config, p.settings.SystemNamespace, p.log.WithName("records")); err != nil {
 		return err
 	}
-	if p.cluster, err = cluster.New(ctx, cluster.Options{Config: p.config, Key: p.key, Baselines: p.records, SecretVersion: p.secretVersion}); err != nil {
+	if p.cluster, err = cluster.New(ctx, cluster.Options{
+		Config: p.config, Key: p.key, Baselines: p.records, SecretVersion: p.secretVersion,
+		OverrideManagers: p.options.overrideManagers, StageKinds: p.options.stageKinds,
+	}); err != nil {
 		return err
 	}
-	p.remotes = cluster.NewRemotes(ctx, cluster.Options{Key: p.key}, func(e cluster.Event) { p.disturbed(ctx, e) })
+	p.remotes = cluster.NewRemotes(ctx, cluster.Options{Key: p.key, OverrideManagers: p.options.overrideManagers, StageKinds: p.options.stageKinds}, func(e cluster.Event) { p.disturbed(ctx, e) })
 	p.policies = policies.NewEngine(policies.Options{Key: p.key, Now: time.Now})
 	dir := p.options.cacheDir
 	if p.repositories, err = source.NewRepositories(filepath.Join(dir, "git"), p.key, source.DefaultLimits()); err != nil {
@@ -121,6 +124,7 @@ func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error)
 	if p.artifacts, err = source.NewStorage(filepath.Join(dir, "artifacts")); err != nil {
 		return err
 	}
+	p.artifacts.Retain(p.options.artifactRecords, p.options.artifactTTL)
 	templates := template.Engine{}
 	p.ring = sealing.NewKeyRing(p.key)
 	p.sealed = sealing.NewOpener(p.ring, templates)
@@ -202,6 +206,7 @@ func (p *parts) addSources(ctx context.Context) error {
 		Grants: p.grantFor,
 		Host:   p.options.artifactHost(p.settings.SystemNamespace),
 		Events: p.recorder("source-controller"),
+		Jitter: p.options.jitter(), Configs: p.options.configs, MinRetry: p.options.minRetry, MaxRetry: p.options.maxRetry,
 	}).SetupWithManager(p.mgr, p.options.concurrent)
 }
 
@@ -230,6 +235,8 @@ func (p *parts) addCommits(ctx context.Context) error {
 		},
 		Events:  p.recorder("kustomize-controller"),
 		Requeue: p.requeue,
+		Jitter:  p.options.jitter(), Configs: p.options.configs, MinRetry: p.options.minRetry, MaxRetry: p.options.maxRetry,
+		FallbackKeys: p.options.ageSecret(p.options.runtimeNamespace(p.settings)),
 	}
 	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords} {
 		if err := p.mgr.Add(task); err != nil {

@@ -28,11 +28,10 @@ type fluxOptions struct {
 	storagePath                              string
 	featureGates                             string
 
+	fluxDelivery
+
 	besideFlux, deliveryOnly bool
 }
-
-// configsSelector is the default of --watch-configs-label-selector.
-const configsSelector = "reconcile.fluxcd.io/watch=Enabled"
 
 func (o *fluxOptions) bind(f *pflag.FlagSet) {
 	f.StringVar(&o.eventsAddr, "events-addr", "", "Address to which events are posted as well, in Flux's format, such as that of Flux's notification-controller.")
@@ -51,6 +50,7 @@ func (o *fluxOptions) bind(f *pflag.FlagSet) {
 	f.StringVar(&o.featureGates, "feature-gates", "", "Feature gates of Flux, Name=true,Name=false.")
 	f.BoolVar(&o.besideFlux, "beside-flux", false, "Run beside Flux's controllers, which needs a --watch-label-selector here and there that cannot match the same object.")
 	f.BoolVar(&o.deliveryOnly, "delivery-only", false, "Run Kustomizations and GitRepositories alone: for a shard, while another instance runs the rest.")
+	o.fluxDelivery.bind(f)
 	for _, a := range acceptedFlags {
 		switch value := a.value.(type) {
 		case string:
@@ -83,20 +83,11 @@ var acceptedFlags = []acceptedFlag{ //nolint:gochecknoglobals // a constant tabl
 	{"insecure-kubeconfig-exec", false, "never: no program is started for a kubeconfig"},
 	{"insecure-kubeconfig-tls", false, "never: the certificate of a remote cluster is always verified"},
 	{"insecure-allow-http", true, "HTTP is allowed by the URL of the source"},
-	{"interval-jitter-percentage", 5, "intervals have a jitter of 5 percent"},
-	{"min-retry-delay", 750 * time.Millisecond, "the first retry comes after about a second"},
-	{"max-retry-delay", 15 * time.Minute, "a retry comes at retryInterval at the latest"},
-	{"watch-configs-label-selector", configsSelector, "Secrets and ConfigMaps are watched by the label " + configsSelector},
-	{"override-manager", []string{}, "fields are taken back from kubectl* and before-first-apply, not from other managers"},
-	{"custom-apply-stage-kinds", "", "the order of kinds is fixed"},
-	{"sops-age-secret", "", "a key is named by spec.decryption.secretRef, or by the Tenant"},
 	{"sops-vault-configmap", "", "no login to Vault with a service account for SOPS"},
 	{"default-decryption-service-account", "", "no workload identity of a cloud"},
 	{"default-kubeconfig-service-account", "", "no workload identity of a cloud"},
 	{"token-cache-max-size", 100, "no workload identity of a cloud, so that there are no tokens of one"},
 	{"token-cache-max-duration", time.Hour, "no workload identity of a cloud, so that there are no tokens of one"},
-	{"artifact-retention-ttl", time.Minute, "the retention of artifacts is fixed"},
-	{"artifact-retention-records", 2, "the retention of artifacts is fixed"},
 	{"artifact-digest-algo", "sha256", "digests of artifacts are sha256"},
 	{"ssh-kex-algos", []string{}, "the algorithms are those of golang.org/x/crypto/ssh"},
 	{"ssh-hostkey-algos", []string{}, "the algorithms are those of golang.org/x/crypto/ssh"},
@@ -137,6 +128,9 @@ func (o *fluxOptions) check() error {
 	}
 	if o.besideFlux && o.watchLabelSelector == "" {
 		return wrongUse("--beside-flux without --watch-label-selector: both would reconcile the same objects").Fix("select by a label, as in sharding.fluxcd.io/key=sealock")
+	}
+	if err := o.fluxDelivery.check(); err != nil {
+		return err
 	}
 	_, err := parseGates(o.featureGates)
 	return err

@@ -94,6 +94,12 @@ func TestWrongFluxFlags(t *testing.T) {
 		"--feature-gates=GroupChangeLog=yes": `"GroupChangeLog=yes"`,
 		"--watch-label-selector=a=(":         "--watch-label-selector",
 		"--beside-flux":                      "--watch-label-selector",
+		"--interval-jitter-percentage=50":    "--interval-jitter-percentage",
+		"--min-retry-delay=-1s":              "--min-retry-delay",
+		"--watch-configs-label-selector=a=(": "--watch-configs-label-selector",
+		"--custom-apply-stage-kinds=Role":    `"Role"`,
+		"--sops-age-secret=a/b/c":            "--sops-age-secret",
+		"--artifact-retention-records=0":     "--artifact-retention-records",
 	} {
 		if _, _, err := parsed(t, args); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", args, err)

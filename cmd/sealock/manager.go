@@ -93,11 +93,7 @@ func (o controllerOptions) watched(scheme *runtime.Scheme, settings tenants.Sett
 		only.Label = selector
 	}
 	if o.flags != nil && !o.watchAllNamespaces {
-		namespace := os.Getenv("RUNTIME_NAMESPACE")
-		if namespace == "" {
-			namespace = settings.SystemNamespace
-		}
-		only.Namespaces = map[string]cache.Config{namespace: {}}
+		only.Namespaces = map[string]cache.Config{o.runtimeNamespace(settings): {}}
 	}
 	byObject := map[client.Object]cache.ByObject{}
 	for _, gv := range [][3]string{{kustomizeGroup, "v1", "Kustomization"}, {sourceGroup, "v1", "GitRepository"}} {
@@ -108,6 +104,14 @@ func (o controllerOptions) watched(scheme *runtime.Scheme, settings tenants.Sett
 		byObject[object] = only
 	}
 	return byObject, nil
+}
+
+// runtimeNamespace is where the process runs, as Flux's manifests tell it.
+func (o controllerOptions) runtimeNamespace(settings tenants.Settings) string {
+	if namespace := os.Getenv("RUNTIME_NAMESPACE"); namespace != "" {
+		return namespace
+	}
+	return settings.SystemNamespace
 }
 
 // newObject makes an empty object of a kind of Flux, whose types only the controllers of those kinds import.

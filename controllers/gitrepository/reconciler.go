@@ -13,6 +13,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/record"
@@ -32,7 +33,6 @@ const (
 	statusOwner    = "source-controller"
 	requestedAt    = "reconcile.fluxcd.io/requestedAt"
 	defaultTimeout = time.Minute
-	intervalJitter = 0.05
 )
 
 // Options are what a Reconciler works with. All are required.
@@ -47,6 +47,12 @@ type Options struct {
 	Host string
 	// Events gets what happened. Events with the annotation TraceAnnotation are for people at this cluster only.
 	Events record.EventRecorder
+	// Jitter is how much of an interval the next fetch may be early or late, as a share of it, below a half.
+	Jitter float64
+	// Configs selects the Secrets whose changes are followed at once. nil: those with Flux's watch label.
+	Configs labels.Selector
+	// MinRetry and MaxRetry bound the wait after a failure. 0: what is usual.
+	MinRetry, MaxRetry time.Duration
 }
 
 // TraceAnnotation marks events that are not sent to a notification controller.
@@ -142,6 +148,10 @@ func (r *Reconciler) secret(ctx context.Context, repo *sourcev1.GitRepository, r
 	return out, nil
 }
 
-func jitter(d time.Duration) time.Duration {
-	return wait.Jitter(time.Duration(float64(d)*(1-intervalJitter)), 2*intervalJitter)
+// jitter returns a time around d, so that what was created together does not stay together.
+func (r *Reconciler) jitter(d time.Duration) time.Duration {
+	if r.Jitter <= 0 {
+		return d
+	}
+	return wait.Jitter(time.Duration(float64(d)*(1-r.Jitter)), 2*r.Jitter/(1-r.Jitter))
 }

@@ -112,7 +112,7 @@ func (r *Reconciler) failed(ctx context.Context, repo *sourcev1.GitRepository, p
 	case kind == fault.Transient || kind == fault.Internal:
 		return ctrl.Result{}, p.err // retried with back-off
 	}
-	return ctrl.Result{RequeueAfter: jitter(repo.Spec.Interval.Duration)}, nil
+	return ctrl.Result{RequeueAfter: r.jitter(repo.Spec.Interval.Duration)}, nil
 }
 
 // withdraw takes the artifact of a revision out of the storage.
@@ -167,7 +167,7 @@ func (r *Reconciler) succeeded(ctx context.Context, repo *sourcev1.GitRepository
 	}
 	r.announce(ctx, repo, got, fresh, recovered, asked)
 	r.collect(ctx, repo, got.artifact)
-	return ctrl.Result{RequeueAfter: jitter(repo.Spec.Interval.Duration)}, nil
+	return ctrl.Result{RequeueAfter: r.jitter(repo.Spec.Interval.Duration)}, nil
 }
 
 // verifiedStatus reports what was verified. What was verified before stays as it is.

@@ -1,11 +1,13 @@
 package gitrepository
 
 import (
+	"cmp"
 	"context"
 	"time"
 
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -37,7 +39,11 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrent int) error {
 	if err := mgr.Add(leader(func(ctx context.Context) error { return r.forward(ctx, missed) })); err != nil {
 		return err
 	}
-	labelled := predicate.NewPredicateFuncs(func(o client.Object) bool { return o.GetLabels()[watchLabel] == "Enabled" })
+	configs := r.Configs
+	if configs == nil {
+		configs = labels.SelectorFromSet(labels.Set{watchLabel: "Enabled"})
+	}
+	labelled := predicate.NewPredicateFuncs(func(o client.Object) bool { return configs.Matches(labels.Set(o.GetLabels())) })
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("gitrepository").
 		For(&sourcev1.GitRepository{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, requested()))).
@@ -50,7 +56,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrent int) error {
 			}))).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: concurrent,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryLast),
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](cmp.Or(r.MinRetry, retryFirst), cmp.Or(r.MaxRetry, retryLast)),
 		}).
 		Complete(r)
 }

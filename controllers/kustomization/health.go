@@ -179,7 +179,7 @@ func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomizatio
 			m.history(s, res.Digest, fluxmeta.ReconciliationSucceededReason, in.about())
 		}
 	})
-	next := jitter(ks.GetRequeueAfter())
+	next := r.jitter(ks.GetRequeueAfter())
 	if passed {
 		r.event(ks, m, corev1.EventTypeNormal, fluxmeta.ReconciliationSucceededReason, "Health check passed in "+waited.Round(time.Millisecond).String(), in.about())
 	}

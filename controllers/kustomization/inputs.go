@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strings"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
@@ -106,16 +107,21 @@ func (r *Reconciler) source(ctx context.Context, ks *kustomizev1.Kustomization, 
 	return nil
 }
 
-// decryption reads the keys: those that the Kustomization names in its own namespace, else the tenant's own.
+// decryption reads the keys: those that the Kustomization names in its own namespace, else the tenant's own, else, in a
+// platform namespace, those of the installation.
 func (r *Reconciler) decryption(ctx context.Context, ks *kustomizev1.Kustomization, in *inputs) (map[string]plaintext.Value, error) {
 	d := ks.Spec.Decryption
 	if d == nil {
 		return nil, nil
 	}
 	var ns, name string
+	fallback := false
 	if d.SecretRef != nil {
 		ns, name = ks.Namespace, d.SecretRef.Name
-	} else if ns, name = in.grant.DecryptionKey(); name == "" {
+	} else if ns, name = in.grant.DecryptionKey(); name == "" && in.grant.Platform {
+		ns, name, fallback = r.FallbackKeys.Namespace, r.FallbackKeys.Name, true
+	}
+	if name == "" {
 		return nil, fault.New(fault.StageDecrypt, fault.NoKey, refOf(ks), "no key: neither the Kustomization nor its Tenant names a Secret with age identities").
 			At("spec.decryption.secretRef").Fix("name a Secret of namespace %s with an entry *.agekey", ks.Namespace)
 	}
@@ -126,6 +132,9 @@ func (r *Reconciler) decryption(ctx context.Context, ks *kustomizev1.Kustomizati
 				At("spec.decryption.secretRef").Fix("create it with an entry *.agekey")
 		}
 		return nil, err
+	}
+	if fallback { // for everybody on the platform: it must open nothing but age, whatever else is in it
+		maps.DeleteFunc(keys, func(entry string, _ plaintext.Value) bool { return !strings.HasSuffix(entry, ".agekey") })
 	}
 	in.decrypter, err = r.Decrypter(Decryption{
 		Dir: dirOf(ks), Components: ks.Spec.Components, Keys: keys, KeySource: fault.Ref{APIVersion: "v1", Kind: "Secret", Namespace: ns, Name: name}, Recipients: in.grant.Recipients(), Tenant: in.grant.Tenant != "",

@@ -16,6 +16,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/record"
@@ -43,7 +44,6 @@ const (
 	annotationCommit   = "kustomize.toolkit.fluxcd.io/commit_status"
 	eventPrefix        = "event.toolkit.fluxcd.io/"
 	originMetadata     = "org.opencontainers.image.revision"
-	intervalJitter     = 0.05
 )
 
 // Strings of our own.
@@ -98,6 +98,16 @@ type Reconciler struct {
 	Remote func(ctx context.Context, config RemoteConfig) (pipeline.Cluster, error)
 	// InsecureRemoteTLS lets a kubeconfig switch off the verification of its server, or use plain HTTP.
 	InsecureRemoteTLS bool
+	// Jitter is how much of an interval the next reconcile may be early or late, as a share of it, below a half.
+	Jitter float64
+	// Configs selects the Secrets and ConfigMaps whose changes are followed at once. nil: those with Flux's watch label.
+	Configs labels.Selector
+	// MinRetry is the wait after the first of failures that may heal by themselves, 0 for a second; MaxRetry bounds it
+	// besides the retry interval, 0 for not.
+	MinRetry, MaxRetry time.Duration
+	// FallbackKeys names a Secret with age identities, which open the files of Kustomizations in platform namespaces that name
+	// no keys. Empty: there is none.
+	FallbackKeys types.NamespacedName
 	// Memory outlives the process. nil: everything is run once after a start.
 	Memory Memory
 
@@ -228,7 +238,7 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 	}
 	// The interval is the safety net: it also repairs a field that somebody took back too often to be fought over at once,
 	// and what the view cannot watch. If all is as it was applied, it costs a look into the view.
-	due := time.Since(m.ranAt) > time.Duration(float64(ks.GetRequeueAfter())*(1-2*intervalJitter))
+	due := time.Since(m.ranAt) > time.Duration(float64(ks.GetRequeueAfter())*(1-2*r.Jitter))
 	if (due || requested(ks)) && !forced && m.fingerprint == in.fingerprint {
 		if forced = !r.intact(ctx, ks, in); !forced {
 			m.ranAt = time.Now()
@@ -343,8 +353,12 @@ func entries(ids []manifest.ID) *kustomizev1.ResourceInventory {
 	return out
 }
 
-func jitter(d time.Duration) time.Duration {
-	return wait.Jitter(time.Duration(float64(d)*(1-intervalJitter)), 2*intervalJitter)
+// jitter returns a time around d, so that what was created together does not stay together.
+func (r *Reconciler) jitter(d time.Duration) time.Duration {
+	if r.Jitter <= 0 {
+		return d
+	}
+	return wait.Jitter(time.Duration(float64(d)*(1-r.Jitter)), 2*r.Jitter/(1-r.Jitter))
 }
 
 // Tree implements pipeline.Source.

@@ -265,7 +265,14 @@ func (r *Reconciler) retryAfter(ks *kustomizev1.Kustomization, m *memory, err er
 		return limit
 	}
 	m.failures++
-	return min(limit, time.Second<<min(m.failures-1, 12))
+	first := r.MinRetry
+	if first <= 0 {
+		first = time.Second
+	}
+	if r.MaxRetry > 0 {
+		limit = min(limit, r.MaxRetry)
+	}
+	return min(limit, first<<min(m.failures-1, 12))
 }
 
 func progress(revision string) string {

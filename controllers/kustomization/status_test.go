@@ -337,6 +337,7 @@ func TestRetry(t *testing.T) {
 		{&metav1.Duration{Duration: 3 * time.Second}, invalid(), []time.Duration{3 * time.Second}},
 		{nil, invalid(), []time.Duration{time.Hour}},
 	} {
+		r.MinRetry, r.MaxRetry = 0, 0
 		ks.Spec.RetryInterval = c.retry
 		m := &memory{}
 		for _, want := range c.want {
@@ -344,5 +345,32 @@ func TestRetry(t *testing.T) {
 				t.Errorf("%v: %s, want %s", c, got, want)
 			}
 		}
+	}
+	r.MinRetry, r.MaxRetry = 5*time.Second, 8*time.Second
+	ks.Spec.RetryInterval = nil
+	m := &memory{}
+	for _, want := range []time.Duration{5 * time.Second, 8 * time.Second} {
+		if got := r.retryAfter(ks, m, transient()); got != want {
+			t.Errorf("with bounds: %s, want %s", got, want)
+		}
+	}
+}
+
+// TestJitter: the next reconcile comes around the interval, as far as is allowed.
+func TestJitter(t *testing.T) {
+	if got := (&Reconciler{}).jitter(time.Hour); got != time.Hour {
+		t.Errorf("without jitter: %s", got)
+	}
+	r := &Reconciler{Jitter: 0.4}
+	early, late := false, false
+	for range 1000 {
+		got := r.jitter(100 * time.Minute)
+		if got < 60*time.Minute || got > 140*time.Minute {
+			t.Fatalf("%s", got)
+		}
+		early, late = early || got < 90*time.Minute, late || got > 110*time.Minute
+	}
+	if !early || !late {
+		t.Error("always the same")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -43,7 +44,11 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, con
 	if err := mgr.Add(managerRunnable(func(ctx context.Context) error { return forward(ctx, r.Requeue, requests) })); err != nil {
 		return err
 	}
-	labelled := builder.WithPredicates(predicate.NewPredicateFuncs(func(o client.Object) bool { return o.GetLabels()[watchLabel] == "Enabled" }))
+	configs := r.Configs
+	if configs == nil {
+		configs = labels.SelectorFromSet(labels.Set{watchLabel: "Enabled"})
+	}
+	labelled := builder.WithPredicates(predicate.NewPredicateFuncs(func(o client.Object) bool { return configs.Matches(labels.Set(o.GetLabels())) }))
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("kustomization").
 		For(&kustomizev1.Kustomization{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, requestedPredicate()))).
