@@ -236,6 +236,7 @@ func (p *parts) addCommits(ctx context.Context) error {
 		Events:  p.recorder("kustomize-controller"),
 		Requeue: p.requeue,
 		Jitter:  p.options.jitter(), Configs: p.options.configs, MinRetry: p.options.minRetry, MaxRetry: p.options.maxRetry,
+		Sharded:      p.options.sharded(),
 		FallbackKeys: p.options.ageSecret(p.options.runtimeNamespace(p.settings)),
 	}
 	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords} {

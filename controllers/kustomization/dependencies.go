@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,10 +22,15 @@ import (
 // maxCycle bounds how many Kustomizations are looked at in the search for a cycle.
 const maxCycle = 200
 
+// otherShard is how soon a dependency of another shard, which is not watched, is looked at again: the default of Flux's
+// --requeue-dependency.
+const otherShard = 30 * time.Second
+
 // dependencies fails as NotFound while one of dependsOn is not ready. Changes of Kustomizations are watched. A dependency
 // in another namespace is held to the rules for references, all the more with an expression: its answers would tell
 // anything about the object, a bit at a time.
 func (r *Reconciler) dependencies(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs) error {
+	m.foreign = false
 	for i := range ks.Spec.DependsOn {
 		key := dependencyKey(ks, i)
 		if !in.grant.AllowsReference(key.Namespace) {
@@ -32,7 +38,9 @@ func (r *Reconciler) dependencies(ctx context.Context, ks *kustomizev1.Kustomiza
 				At(fmt.Sprintf("spec.dependsOn[%d].namespace", i)).Fix("depend on a Kustomization of namespace %s", ks.Namespace)
 		}
 		dep := &kustomizev1.Kustomization{}
-		if err := r.Client.Get(ctx, key, dep); err != nil {
+		foreign, err := r.kustomization(ctx, key, dep)
+		m.foreign = m.foreign || foreign
+		if err != nil {
 			if !apierrors.IsNotFound(err) {
 				return fault.New(dependency, fault.Transient, refOf(ks), "reading dependency '%s' failed", key)
 			}
@@ -47,6 +55,15 @@ func (r *Reconciler) dependencies(ctx context.Context, ks *kustomizev1.Kustomiza
 		}
 	}
 	return nil
+}
+
+// kustomization reads one that another refers to. foreign says that it is of another shard: nobody tells when it changes.
+func (r *Reconciler) kustomization(ctx context.Context, key types.NamespacedName, into *kustomizev1.Kustomization) (foreign bool, err error) {
+	err = r.Client.Get(ctx, key, into)
+	if r.Sharded && err != nil { // not found, or in a namespace that the cache does not have
+		return true, r.APIReader.Get(ctx, key, into)
+	}
+	return false, err
 }
 
 func causeError(err error) error {
@@ -116,7 +133,7 @@ func (r *Reconciler) cycle(ctx context.Context, ks *kustomizev1.Kustomization, g
 			}
 			seen[key] = true
 			next := &kustomizev1.Kustomization{}
-			if err := r.Client.Get(ctx, key, next); err != nil {
+			if _, err := r.kustomization(ctx, key, next); err != nil {
 				continue
 			}
 			if found := search(next, append(slices.Clone(path), key.String())); found != nil {

@@ -108,6 +108,9 @@ type Reconciler struct {
 	// FallbackKeys names a Secret with age identities, which open the files of Kustomizations in platform namespaces that name
 	// no keys. Empty: there is none.
 	FallbackKeys types.NamespacedName
+	// Sharded says that the cache has a part of the Kustomizations only. A dependency that it lacks is read past it, and as
+	// no watch tells of it, looked at again after otherShard.
+	Sharded bool
 	// Memory outlives the process. nil: everything is run once after a start.
 	Memory Memory
 
@@ -129,6 +132,7 @@ type memory struct {
 	digest      string    // of what it rendered
 	ranAt       time.Time // when it was
 	started     time.Time // of the present attempt
+	foreign     bool      // a dependency is of another shard
 	failures    int       // since the last run that got through
 
 	written string  // version of the object after our last write of its status

@@ -261,6 +261,9 @@ func recorded(reason string) bool {
 // that comes back, rights that were granted a moment ago. What only a commit or a policy can heal is watched for.
 func (r *Reconciler) retryAfter(ks *kustomizev1.Kustomization, m *memory, err error) time.Duration {
 	limit := ks.GetRetryInterval()
+	if m.foreign && fault.StageOf(err) == dependency {
+		return min(limit, otherShard)
+	}
 	if kind := fault.KindOf(err); kind == fault.Invalid || fault.StageOf(err) == fault.StageJudge || fault.StageOf(err) == dependency {
 		return limit
 	}
