@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"sealock.dev/sealock/cluster"
 	"sealock.dev/sealock/controllers/externalsecret"
@@ -58,6 +59,7 @@ type parts struct {
 	artifacts    *source.Storage
 	requeue      chan types.NamespacedName
 	poster       *notify.Poster
+	durations    durations
 	commits      *kustomization.Reconciler
 	unseal       *sealedsecret.Reconciler
 }
@@ -122,6 +124,9 @@ func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error)
 		return err
 	}
 	if p.artifacts, err = source.NewStorage(filepath.Join(dir, "artifacts")); err != nil {
+		return err
+	}
+	if p.durations, err = newDurations(metrics.Registry); err != nil {
 		return err
 	}
 	p.artifacts.Retain(p.options.artifactRecords, p.options.artifactTTL)
@@ -207,6 +212,7 @@ func (p *parts) addSources(ctx context.Context) error {
 		Host:   p.options.artifactHost(p.settings.SystemNamespace),
 		Events: p.recorder("source-controller"),
 		Jitter: p.options.jitter(), Configs: p.options.configs, MinRetry: p.options.minRetry, MaxRetry: p.options.maxRetry,
+		Measure: p.durations.of("GitRepository"),
 	}).SetupWithManager(p.mgr, p.options.concurrent)
 }
 
@@ -237,6 +243,7 @@ func (p *parts) addCommits(ctx context.Context) error {
 		Requeue: p.requeue,
 		Jitter:  p.options.jitter(), Configs: p.options.configs, MinRetry: p.options.minRetry, MaxRetry: p.options.maxRetry,
 		Sharded:      p.options.sharded(),
+		Measure:      p.durations.of("Kustomization"),
 		FallbackKeys: p.options.ageSecret(p.options.runtimeNamespace(p.settings)),
 	}
 	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords} {

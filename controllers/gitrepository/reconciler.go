@@ -53,6 +53,8 @@ type Options struct {
 	Configs labels.Selector
 	// MinRetry and MaxRetry bound the wait after a failure. 0: what is usual.
 	MinRetry, MaxRetry time.Duration
+	// Measure is told how long each reconcile took, and when an object is gone. It may be nil.
+	Measure func(key types.NamespacedName, took time.Duration, gone bool)
 }
 
 // TraceAnnotation marks events that are not sent to a notification controller.
@@ -84,10 +86,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	repo := &sourcev1.GitRepository{}
 	if err := r.Client.Get(ctx, req.NamespacedName, repo); err != nil {
 		if apierrors.IsNotFound(err) {
+			r.measure(req.NamespacedName, 0, true)
 			return ctrl.Result{}, r.cleanUp(ctx, req.NamespacedName)
 		}
 		return ctrl.Result{}, err
 	}
+	began := time.Now()
+	defer func() { r.measure(req.NamespacedName, time.Since(began), false) }()
 	if !repo.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, r.finalize(ctx, repo)
 	}
@@ -154,4 +159,10 @@ func (r *Reconciler) jitter(d time.Duration) time.Duration {
 		return d
 	}
 	return wait.Jitter(time.Duration(float64(d)*(1-r.Jitter)), 2*r.Jitter/(1-r.Jitter))
+}
+
+func (r *Reconciler) measure(key types.NamespacedName, took time.Duration, gone bool) {
+	if r.Measure != nil {
+		r.Measure(key, took, gone)
+	}
 }

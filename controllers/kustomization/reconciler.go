@@ -111,6 +111,8 @@ type Reconciler struct {
 	// Sharded says that the cache has a part of the Kustomizations only. A dependency that it lacks is read past it, and as
 	// no watch tells of it, looked at again after otherShard.
 	Sharded bool
+	// Measure is told how long each reconcile took, and when an object is gone. It may be nil.
+	Measure func(key types.NamespacedName, took time.Duration, gone bool)
 	// Memory outlives the process. nil: everything is run once after a start.
 	Memory Memory
 
@@ -199,9 +201,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Client.Get(ctx, req.NamespacedName, ks); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.forget(req.NamespacedName)
+			r.measure(req.NamespacedName, 0, true)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
+	began := time.Now()
+	defer func() { r.measure(req.NamespacedName, time.Since(began), false) }()
 	if !ks.DeletionTimestamp.IsZero() {
 		return r.finalize(ctx, ks)
 	}
@@ -217,6 +222,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, r.patchStatus(ctx, ks, func(*kustomizev1.KustomizationStatus) {})
 	}
 	return r.deliver(ctx, ks)
+}
+
+func (r *Reconciler) measure(key types.NamespacedName, took time.Duration, gone bool) {
+	if r.Measure != nil {
+		r.Measure(key, took, gone)
+	}
 }
 
 // deliver runs the pipeline if anything that it depends on changed, and otherwise only looks at health.
