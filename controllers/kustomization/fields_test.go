@@ -124,7 +124,7 @@ func TestInterval(t *testing.T) {
 	ks := &kustomizev1.Kustomization{}
 	ks.Spec.Interval = metav1.Duration{Duration: time.Hour}
 	for range 100 {
-		if d := jitter(ks.GetRequeueAfter()); d < 57*time.Minute || d > 63*time.Minute {
+		if d := (&Reconciler{Jitter: 0.05}).jitter(ks.GetRequeueAfter()); d < 57*time.Minute || d > 63*time.Minute {
 			t.Errorf("an hour became %s", d)
 		}
 	}
