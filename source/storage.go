@@ -62,9 +62,11 @@ func NewStorage(dir string) (*Storage, error) {
 }
 
 // Retain sets how many artifacts of an owner there are at most, the current one among them, and how long one stays after it
-// was followed by another. It is called before the storage is used.
+// was followed by another. No records leave both as they are. It is called before the storage is used.
 func (s *Storage) Retain(records int, ttl time.Duration) {
-	s.records, s.ttl = max(records, 1), ttl
+	if records > 0 {
+		s.records, s.ttl = records, ttl
+	}
 }
 
 const partPrefix = ".part-"

@@ -48,8 +48,8 @@ func (o *fluxDelivery) check() error {
 	if o.minRetry < 0 || o.maxRetry < 0 || o.maxRetry > 0 && o.minRetry > o.maxRetry {
 		return wrongUse("--min-retry-delay is longer than --max-retry-delay, or one of them is negative").Fix("leave them out")
 	}
-	if o.artifactRecords < 1 || o.artifactTTL < 0 {
-		return wrongUse("--artifact-retention-records is less than 1, or --artifact-retention-ttl is negative").Fix("leave them out")
+	if o.artifactRecords < 0 || o.artifactTTL < 0 {
+		return wrongUse("--artifact-retention-records or --artifact-retention-ttl is negative").Fix("leave them out")
 	}
 	var err error
 	if o.configs, err = labels.Parse(o.configsLabelSelector); err != nil {

@@ -99,7 +99,7 @@ func TestWrongFluxFlags(t *testing.T) {
 		"--watch-configs-label-selector=a=(": "--watch-configs-label-selector",
 		"--custom-apply-stage-kinds=Role":    `"Role"`,
 		"--sops-age-secret=a/b/c":            "--sops-age-secret",
-		"--artifact-retention-records=0":     "--artifact-retention-records",
+		"--artifact-retention-records=-1":    "--artifact-retention-records",
 	} {
 		if _, _, err := parsed(t, args); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", args, err)
