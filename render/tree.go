@@ -197,19 +197,14 @@ func (t *tree) walk(dir string, fn func(name string, unit bool) error) error {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		isDir := e.IsDir()
-		if e.Type()&fs.ModeSymlink == 0 {
-			t.safe[name] = true // dir is, and this leads nowhere else
-		} else {
-			// A link to a folder is not followed, as in other walks; one to a file is read if it stays inside.
-			if err := t.contained(name); err != nil {
-				return err
-			}
-			if info, err := t.stat(name); err == nil && info.IsDir() {
-				continue
-			}
+		skip, err := t.leads(name, e)
+		if err != nil {
+			return err
 		}
-		if !isDir {
+		if skip {
+			continue
+		}
+		if !e.IsDir() {
 			if isManifest(name) {
 				if err := fn(name, false); err != nil {
 					return err
@@ -231,6 +226,20 @@ func (t *tree) walk(dir string, fn func(name string, unit bool) error) error {
 		}
 	}
 	return nil
+}
+
+// leads checks where an entry of a safe folder leads to. A link to a folder is not followed, as in other walks; one to a
+// file is read if it stays inside.
+func (t *tree) leads(name string, e fs.DirEntry) (skip bool, err error) {
+	if e.Type()&fs.ModeSymlink == 0 {
+		t.safe[name] = true // its folder is, and this leads nowhere else
+		return false, nil
+	}
+	if err := t.contained(name); err != nil {
+		return false, err
+	}
+	info, err := t.stat(name)
+	return err == nil && info.IsDir(), nil
 }
 
 func isManifest(name string) bool {

@@ -300,7 +300,7 @@ func (r *repository) loose(h plumbing.Hash) (size int64, found bool, err error) 
 	name := h.String()
 	f, err := os.Open(filepath.Join(r.dir, "objects", name[:2], name[2:]))
 	if err != nil {
-		return 0, false, nil //nolint:nilerr // if it is in no pack either, that is told
+		return 0, false, nil // if it is in no pack either, that is told
 	}
 	defer func() { _ = f.Close() }()
 	o, err := objfile.NewReader(f)

@@ -169,7 +169,7 @@ func TestArtifactIsMadeAgain(t *testing.T) {
 	// The second and third revision: the first one has been followed for long.
 	for i, text := range []string{"two", "three"} {
 		b.push("a.yaml", text, text)
-		if _, _, events, _, err = b.reconcile("app"); err != nil {
+		if _, _, _, _, err = b.reconcile("app"); err != nil {
 			t.Fatal(err)
 		}
 		if i == 0 {

@@ -160,7 +160,8 @@ func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomizatio
 	ready := meta.IsStatusConditionTrue(ks.Status.Conditions, fluxmeta.ReadyCondition)
 	news := ks.Status.LastAppliedRevision != in.revision || !ready
 	counts := news || requested(ks) // the echo is written anyway
-	happened := news && !(ready && res.Untouched) // a commit that touches nothing is told by the status alone
+	// A commit that touches nothing is told by the status alone.
+	happened := news && !(ready && res.Untouched)
 	passed := len(m.waitFor) > 0 && !meta.IsStatusConditionTrue(ks.Status.Conditions, fluxmeta.HealthyCondition)
 	err := r.patchStatus(ctx, ks, func(s *kustomizev1.KustomizationStatus) {
 		r.keepInventory(s, res)
