@@ -241,7 +241,8 @@ func (w *leakWorld) start() (stop func()) {
 			w.Fatalf("the controller ended: %v", err)
 		default:
 		}
-		return w.status("http://"+w.options.healthAddr+"/readyz") == http.StatusOK
+		// It is ready with an empty ring; the leader makes the first key a moment later.
+		return w.status("http://"+w.options.healthAddr+"/readyz") == http.StatusOK && p.ring.Newest() != nil
 	})
 	return func() {
 		cancel()

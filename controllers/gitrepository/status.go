@@ -62,6 +62,10 @@ func order(list []metav1.Condition) {
 }
 
 func set(s *sourcev1.GitRepositoryStatus, generation int64, typ string, status metav1.ConditionStatus, reason, message string) {
+	// In Flux a change of reason or message is a transition, too (reference/flux.md, section 1.3).
+	if old := meta.FindStatusCondition(s.Conditions, typ); old != nil && (old.Reason != reason || old.Message != message) {
+		meta.RemoveStatusCondition(&s.Conditions, typ)
+	}
 	meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: typ, Status: status, Reason: reason, Message: message, ObservedGeneration: generation})
 }
 

@@ -66,7 +66,12 @@ func order(list []metav1.Condition) {
 }
 
 func set(s *kustomizev1.KustomizationStatus, generation int64, typ string, status metav1.ConditionStatus, reason, message string) {
-	meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: typ, Status: status, Reason: reason, Message: bounded(message, messageBytes), ObservedGeneration: generation})
+	message = bounded(message, messageBytes)
+	// In Flux a change of reason or message is a transition, too (reference/flux.md, section 1.3).
+	if old := meta.FindStatusCondition(s.Conditions, typ); old != nil && (old.Reason != reason || old.Message != message) {
+		meta.RemoveStatusCondition(&s.Conditions, typ)
+	}
+	meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: typ, Status: status, Reason: reason, Message: message, ObservedGeneration: generation})
 }
 
 // contested says which objects somebody else keeps changing: they are left to the interval.
