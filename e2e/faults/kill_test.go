@@ -23,8 +23,8 @@ import (
 	"sealock.dev/sealock/e2e/harness"
 )
 
-// kills is how many kills an ordinary test run makes. FAULTS=200 makes as many as are asked for.
-const kills = 40
+// kills is how many kills a test run makes. FAULTS=20, while working, makes as many as are asked for.
+const kills = 200
 
 // TestKilledAtRandomPoints ends the controller with SIGKILL at a random request of its work on a commit: before the API
 // server gets the request, or after it has acted on it and before the controller hears of it. Three Kustomizations are in
