@@ -117,6 +117,7 @@ type allowance struct {
 var revealers = []allowance{
 	{"manifest/object.go", "Wire puts values back into the body that the API server gets"},
 	{"controllers/kustomization/remote.go", "the kubeconfig of a remote cluster is parsed"},
+	{"controllers/kustomization/workload.go", "a login to a remote cluster, with a token of a service account"},
 	{"controllers/sealedsecret/keystore.go", "a new sealing key is written to its Secret"},
 	{"decrypt/keys.go", "age identities are parsed, line by line"},
 	{"externalsecrets/shape.go", "keys and metadata of a Secret that a template alone, without a value, has made"},

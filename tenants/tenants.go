@@ -216,6 +216,15 @@ func (g Grant) AllowsClusterKind(group, kind string) bool {
 	return slices.Contains(g.tenant.Spec.ClusterKinds, name)
 }
 
+// AllowsToken reports whether a token of a service account of the namespace may be made for what an object of it names.
+// The accounts that a Tenant reserves for its GitOps act for nothing else, and outside of tenants only the platform has any.
+func (g Grant) AllowsToken(serviceAccount string) bool {
+	if g.tenant == nil {
+		return g.Platform
+	}
+	return !slices.Contains(g.tenant.Spec.ServiceAccounts, serviceAccount)
+}
+
 // AllowsReference reports whether a reference to an object in another namespace may be followed.
 func (g Grant) AllowsReference(namespace string) bool {
 	return namespace == "" || namespace == g.Namespace || g.Platform && !g.locked

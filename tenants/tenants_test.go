@@ -51,6 +51,19 @@ func TestOwnership(t *testing.T) {
 	}
 }
 
+// T1: a token of the account that acts as the tenant's GitOps is made for nothing else, nor one for nobody's namespace.
+func TestT1_ReservedAccountsGetNoToken(t *testing.T) {
+	x := index()
+	for ns, want := range map[string]bool{"team-a": true, "flux-system": true, "other": false, "": false} {
+		if got := x.GrantFor(ns).AllowsToken("deployer"); got != want {
+			t.Errorf("%q: %t", ns, got)
+		}
+	}
+	if x.GrantFor("team-a").AllowsToken("reconciler") || (Grant{}).AllowsToken("deployer") {
+		t.Error("a token of a reserved account, or for nobody, is allowed")
+	}
+}
+
 func TestT1_T20_GrantRefusesAMissingOrForeignIdentity(t *testing.T) {
 	x := index()
 	for _, c := range []struct {

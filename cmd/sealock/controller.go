@@ -226,6 +226,7 @@ func (p *parts) addCommits(ctx context.Context) error {
 		Remote: func(_ context.Context, c kustomization.RemoteConfig) (pipeline.Cluster, error) {
 			return p.remotes.Get(c.ID, c.Config, c.User)
 		},
+		Tokens: p.cluster.Token,
 		Forget: func(namespace, name string) {
 			p.cluster.Release(kustomization.OwnerOf(namespace, name))
 			p.remotes.Release(namespace, name)

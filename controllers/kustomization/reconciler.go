@@ -82,6 +82,8 @@ type Reconciler struct {
 	Tree func(ctx context.Context, namespace, name, revision string) (fs.FS, error)
 	// Decrypter makes the opener of encrypted files.
 	Decrypter func(Decryption) (pipeline.FileOpener, error)
+	// Tokens logs in to remote clusters that trust service accounts of this one.
+	Tokens Tokens
 	// Forget drops what the live view knows of an owner that is gone.
 	Forget func(namespace, name string)
 	// Snapshot identifies the policies in force; a change of it means that everything is judged again.

@@ -56,28 +56,38 @@ func (r *Reconciler) target(ctx context.Context, ks *kustomizev1.Kustomization, 
 	if r.Remote == nil {
 		return fault.New(fault.StageGrant, fault.Invalid, refOf(ks), "this Sealock serves no remote clusters").At("spec.kubeConfig").Fix("leave it out")
 	}
+	read, field := r.secretConfig, "spec.kubeConfig.secretRef"
 	if k.SecretRef == nil {
-		return fault.New(fault.StageGrant, fault.Invalid, refOf(ks), "this version of Sealock does not serve the field yet").At("spec.kubeConfig.configMapRef").
-			Fix("use spec.kubeConfig.secretRef")
+		read, field = r.workload, "spec.kubeConfig.configMapRef"
 	}
-	text, err := r.kubeconfig(ctx, ks, k.SecretRef)
+	remote, err := read(ctx, ks, in.grant)
 	if err != nil {
 		return err
 	}
-	remote := RemoteConfig{}
 	if sa := ks.Spec.ServiceAccountName; sa != "" {
 		remote.User = tenants.ServiceAccountUser(ks.Namespace, sa)
 	}
-	remote.ID = r.Engine.Key.Digest([]byte("remote"), []byte(text.Digest(r.Engine.Key)), []byte(remote.User), []byte(fmt.Sprint(in.grant.Tenant != "")))
-	if remote.Config, err = parseKubeconfig(text, in.grant.Tenant != "", r.InsecureRemoteTLS); err != nil {
-		return fault.New(fault.StagePlan, fault.Invalid, refOf(ks), "the kubeconfig in Secret/%s/%s cannot be used: %w", ks.Namespace, k.SecretRef.Name, err).
-			At("spec.kubeConfig.secretRef").Fix("correct the Secret")
-	}
+	remote.ID = r.Engine.Key.Digest([]byte("remote"), []byte(remote.ID), []byte(remote.User))
 	in.target = remote.ID
 	if in.cluster, err = r.Remote(ctx, remote); err != nil {
-		return fault.New(fault.StagePlan, fault.Invalid, refOf(ks), "no client for the remote cluster can be made").At("spec.kubeConfig.secretRef").Fix("check certificates and keys of the kubeconfig")
+		return fault.New(fault.StagePlan, fault.Invalid, refOf(ks), "no client for the remote cluster can be made").At(field).Fix("check certificates and keys")
 	}
 	return nil
+}
+
+// secretConfig reads spec.kubeConfig.secretRef.
+func (r *Reconciler) secretConfig(ctx context.Context, ks *kustomizev1.Kustomization, grant tenants.Grant) (RemoteConfig, error) {
+	ref := ks.Spec.KubeConfig.SecretRef
+	text, err := r.kubeconfig(ctx, ks, ref)
+	if err != nil {
+		return RemoteConfig{}, err
+	}
+	config, err := parseKubeconfig(text, grant.Tenant != "", r.InsecureRemoteTLS)
+	if err != nil {
+		return RemoteConfig{}, fault.New(fault.StagePlan, fault.Invalid, refOf(ks), "the kubeconfig in Secret/%s/%s cannot be used: %w", ks.Namespace, ref.Name, err).
+			At("spec.kubeConfig.secretRef").Fix("correct the Secret")
+	}
+	return RemoteConfig{ID: r.Engine.Key.Digest([]byte(text.Digest(r.Engine.Key)), []byte(fmt.Sprint(grant.Tenant != ""))), Config: config}, nil
 }
 
 // kubeconfig reads the Secret, of the own namespace, as Flux does: the key that is named, else value, else value.yaml.

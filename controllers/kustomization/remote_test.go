@@ -80,7 +80,7 @@ func (refuser) Open(_ context.Context, _ tenants.Grant, o manifest.Object, _ []m
 
 // TestKubeConfig_SecretRef: what the kubeconfig may do is what the Kustomization may do; the identity of the namespace,
 // which has no rights here, is not asked. Sealed objects stay sealed for the other cluster's controllers.
-// contract: Kustomization spec.kubeConfig.secretRef.name, spec.kubeConfig.secretRef.key, spec.kubeConfig.configMapRef.name, reason PruneFailed, reason ReconciliationFailed
+// contract: Kustomization spec.kubeConfig.secretRef.name, spec.kubeConfig.secretRef.key, reason PruneFailed, reason ReconciliationFailed
 func TestKubeConfig_SecretRef(t *testing.T) {
 	w := newWorld(t, options{tenant: true, bare: true, change: func(r *Reconciler) { r.Engine.Openers = []pipeline.Opener{refuser{}} }})
 	text := w.kubeconfigOf("remote", "get", "list", "watch", "create", "patch", "delete")
@@ -122,8 +122,6 @@ func TestKubeConfig_SecretRef(t *testing.T) {
 	w.until("the entry is missed", func() bool {
 		return strings.Contains(w.failed("none", "ReconciliationFailed", ""), `has no entry "value"`)
 	})
-	w.sync("configmap", "path: none", "kubeConfig: {configMapRef: {name: none}}")
-	w.failed("configmap", "UnsupportedField", "")
 }
 
 // TestKubeConfig_ServiceAccountName: it is impersonated over there.

@@ -132,6 +132,9 @@ func referenceKeys(o client.Object) []string {
 	if d := ks.Spec.Decryption; d != nil && d.SecretRef != nil {
 		out = append(out, "Secret/"+ks.Namespace+"/"+d.SecretRef.Name)
 	}
+	if k := ks.Spec.KubeConfig; k != nil && k.ConfigMapRef != nil {
+		out = append(out, "ConfigMap/"+ks.Namespace+"/"+k.ConfigMapRef.Name)
+	}
 	if k := ks.Spec.KubeConfig; k != nil && k.SecretRef != nil {
 		out = append(out, "Secret/"+ks.Namespace+"/"+k.SecretRef.Name)
 	}
