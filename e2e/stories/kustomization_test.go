@@ -88,10 +88,10 @@ subjects: []
 // TestACommitBesideCostsNothing: a commit that touches nothing of a Kustomization advances its status and no object.
 func TestACommitBesideCostsNothing(t *testing.T) {
 	t.Parallel()
-	tm := newTeam(t, "beside")
-	tm.push(map[string]string{"app/s.yaml": tm.sops("s.yaml", secretYAML("beside", "s", map[string]string{"password": "x"})), "app/a.yaml": configMap("a", "1"), "README.md": "1"})
+	tm := newTeam(t, "bystander")
+	tm.push(map[string]string{"app/s.yaml": tm.sops("s.yaml", secretYAML("bystander", "s", map[string]string{"password": "x"})), "app/a.yaml": configMap("a", "1"), "README.md": "1"})
 	tm.apply(tm.source("  ref: {branch: main}") + tm.sync("  path: app"))
-	tm.ok(tm.WaitReady(tm.ctx, patience, "beside", "app", ""))
+	tm.ok(tm.WaitReady(tm.ctx, patience, "bystander", "app", ""))
 	audit, err := tm.Audit()
 	tm.ok(err)
 	before := len(audit)
@@ -99,7 +99,7 @@ func TestACommitBesideCostsNothing(t *testing.T) {
 	audit, err = tm.Audit()
 	tm.ok(err)
 	for _, r := range audit[before:] {
-		if r.Namespace == "beside" && (r.Resource == "configmaps" || r.Resource == "secrets") && r.Verb != "watch" && r.Verb != "list" && r.User == "sealock:tenant:beside" {
+		if r.Namespace == "bystander" && (r.Resource == "configmaps" || r.Resource == "secrets") && r.Verb != "watch" && r.Verb != "list" && r.User == "sealock:tenant:bystander" {
 			t.Errorf("asked about an object: %+v", r)
 		}
 	}
