@@ -59,18 +59,19 @@ func newQueue(ctx context.Context) *queue {
 	return q
 }
 
-func (q *queue) put(e Event) {
+// put reports whether the event will be told.
+func (q *queue) put(e Event) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if _, twice := q.waiting[e]; twice {
-		return
+		return false
 	}
 	if e.Kind == Drifted || e.Kind == Gone {
 		switch n := q.count(e); {
 		case n == repairs+1:
 			e.Kind = Contested
 		case n > repairs:
-			return
+			return false
 		}
 	}
 	q.waiting[e] = struct{}{}
@@ -79,6 +80,7 @@ func (q *queue) put(e Event) {
 	case q.wake <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 // count returns how often the object drifted in the window. The caller holds the lock.

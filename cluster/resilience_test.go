@@ -193,3 +193,33 @@ func TestFightIsTimedWithoutTheWallClock(t *testing.T) {
 		}
 	}
 }
+
+// counted counts what is written of baselines.
+type counted struct {
+	*Memory
+	puts int
+}
+
+func (c *counted) Put(owner string, id manifest.ID, b Baseline) {
+	c.puts++
+	c.Memory.Put(owner, id, b)
+}
+
+// A fight that was given up is not written down again and again: a record is a request.
+func TestFightThatWasGivenUpWritesNoRecord(t *testing.T) {
+	w := loose(t)
+	_ = w.Replace([]any{live("a", "1", "ours")}, "1")
+	kept := &counted{Memory: NewMemory()}
+	w.view.baselines = kept
+	e, _ := w.lookup(nsName{"default", "a"})
+	kept.Memory.Put("default/app", w.id(nsName{"default", "a"}), Baseline{Owned: e.owned, UID: e.uid})
+	for i := range 50 {
+		_ = w.Update(live("a", fmt.Sprint(i+2), fmt.Sprint("theirs-", i)))
+		if i <= repairs {
+			told(t, w)
+		}
+	}
+	if kept.puts != repairs+1 {
+		t.Errorf("%d notes of 50 drifts, want those of %d repairs and of the end", kept.puts, repairs)
+	}
+}

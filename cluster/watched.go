@@ -357,16 +357,17 @@ func (w *watched) id(key nsName) manifest.ID {
 	return manifest.ID{Namespace: key.namespace, Name: key.name, Group: w.info.gvk.Group, Kind: w.info.gvk.Kind, Version: w.info.gvk.Version}
 }
 
-// emit tells the owner, and notes a drift with what is remembered of the object. The caller holds the lock.
+// emit tells the owner, and notes a drift with what is remembered of the object. What is not told is not noted: a fight that
+// was given up must not go on as writes of records. The caller holds the lock.
 func (w *watched) emit(owner string, key nsName, kind EventKind, by string) {
 	ns, name, ok := strings.Cut(owner, "/")
 	if !ok {
 		return
 	}
 	id := w.id(key)
-	if base, known := w.view.baselines.Get(owner, id); known && kind != Health {
+	told := w.view.events.put(Event{OwnerNamespace: ns, OwnerName: name, ID: id, Kind: kind, By: by})
+	if base, known := w.view.baselines.Get(owner, id); told && known && kind != Health {
 		base.Origin.Drift = Drift{At: time.Now().UTC().Truncate(time.Second), By: by}
 		w.view.baselines.Put(owner, id, base)
 	}
-	w.view.events.put(Event{OwnerNamespace: ns, OwnerName: name, ID: id, Kind: kind, By: by})
 }
