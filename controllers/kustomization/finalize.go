@@ -34,8 +34,7 @@ func (r *Reconciler) finalize(ctx context.Context, ks *kustomizev1.Kustomization
 		wait, err := r.deleteOwned(ctx, ks, m, about)
 		if err != nil {
 			r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, "pruning for deleted resource failed: "+fault.Lines(err, 5), about)
-			// An identity, or the kubeconfig of a cluster, that is gone cannot delete any more; waiting would not bring it back.
-			if kind := fault.KindOf(err); kind != fault.Denied && kind != fault.Invalid && kind != fault.NotFound {
+			if !hopeless(ks, err) {
 				return ctrl.Result{}, err
 			}
 			r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, "unable to prune objects:\n"+listed(ks), about)
@@ -51,6 +50,12 @@ func (r *Reconciler) finalize(ctx context.Context, ks *kustomizev1.Kustomization
 	}
 	r.forget(client.ObjectKeyFromObject(ks))
 	return ctrl.Result{}, nil
+}
+
+// hopeless reports that waiting would not bring back what is needed to delete: an identity, or the kubeconfig of a cluster.
+func hopeless(ks *kustomizev1.Kustomization, err error) bool {
+	kind := fault.KindOf(err)
+	return kind == fault.Denied || ks.Spec.KubeConfig != nil && (kind == fault.Invalid || kind == fault.NotFound)
 }
 
 func deletes(ks *kustomizev1.Kustomization) bool {
@@ -84,8 +89,10 @@ func (r *Reconciler) deleteOwned(ctx context.Context, ks *kustomizev1.Kustomizat
 	if err := r.target(ctx, ks, &in); err != nil {
 		return false, err
 	}
+	of := owner(ks, "")
+	of.Ignore, of.Health = nil, nil // a mistake in them must not keep anything from being deleted
 	// Planning an empty set puts the whole inventory into the order of deletion.
-	plan, err := in.cluster.Plan(ctx, in.grant, owner(ks, ""), nil, old)
+	plan, err := in.cluster.Plan(ctx, in.grant, of, nil, old)
 	if err != nil {
 		return false, err
 	}
@@ -100,7 +107,7 @@ func (r *Reconciler) deleteOwned(ctx context.Context, ks *kustomizev1.Kustomizat
 		r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, "failed to wait for resources termination", about)
 		return false, nil
 	}
-	left, err := in.cluster.Unready(ctx, in.grant, owner(ks, ""), terminating(old, deleted, m))
+	left, err := in.cluster.Unready(ctx, in.grant, of, terminating(old, deleted, m))
 	for _, u := range left {
 		if u.Status == "Terminating" {
 			return true, err
