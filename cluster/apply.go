@@ -108,6 +108,7 @@ func (a *applier) write(ctx context.Context, s manifest.Step) error {
 	if w, live := a.view.peek(info.gvk); live {
 		release = w.hold(nsName{o.Namespace(), o.Name()})
 	}
+	a.view.departed.forget(a.key, o.ID())
 	if s.Recreate {
 		err = a.makeWay(ctx, o, info)
 	}

@@ -105,6 +105,7 @@ func New(ctx context.Context, opts Options) (*Client, error) {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	c.view = newView(ctx, dyn, opts)
+	c.view.prune = c.Prune
 	return c, nil
 }
 
@@ -177,6 +178,7 @@ func (c *Client) Release(owner manifest.Owner) {
 	c.view.use(key, nil)
 	c.view.govern(key, &rules{})
 	c.view.unfollow(key, nil)
+	c.view.departed.release(key)
 	c.opts.Baselines.Drop(key)
 }
 

@@ -14,10 +14,14 @@ const (
 	Gone      EventKind = "Gone"      // it was deleted, or its owner labels were removed
 	Health    EventKind = "Health"    // it became healthy, or ceased to be
 	Contested EventKind = "Contested" // it drifts again and again, and is left to the interval
+	Returned  EventKind = "Returned"  // it was pruned, and a write of ours that came late made it anew
 )
 
 // EventKind says what happened.
 type EventKind string
+
+// Mend reports whether a run has to put something right.
+func (k EventKind) Mend() bool { return k == Drifted || k == Gone || k == Returned }
 
 // Event tells an owner that one of its objects changed.
 type Event struct {

@@ -20,10 +20,12 @@ func (c *Client) Prune(ctx context.Context, grant tenants.Grant, plan manifest.P
 		return nil, plan.Prune, err
 	}
 	key := c.ownerKey(plan.Owner)
+	c.watchKinds(ctx, plan.Prune)
 	var errs []error
 	for _, id := range plan.Prune {
-		was, err := c.pruneOne(ctx, as, grant, key, id)
+		was, err := c.pruneOne(ctx, as, grant, plan.Owner, id)
 		if err != nil {
+			c.view.departed.forget(key, id)
 			errs = append(errs, clean(fault.StagePrune, err, id.Ref()))
 			survivors = append(survivors, id)
 			continue
@@ -37,7 +39,8 @@ func (c *Client) Prune(ctx context.Context, grant tenants.Grant, plan manifest.P
 }
 
 // pruneOne reports whether the object was deleted. Without an error it is done with.
-func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, ownerKey string, id manifest.ID) (bool, error) {
+func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, owner manifest.Owner, id manifest.ID) (bool, error) {
+	ownerKey := c.ownerKey(owner)
 	info, err := c.kinds.lookup(ctx, id.GVK(), true)
 	if errors.Is(err, errNoKind) {
 		if c.kinds.surelyGone(ctx, id.GVK().GroupKind()) {
@@ -53,6 +56,8 @@ func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, own
 			Fix("let the platform team delete it, or give the tenant its namespace or kind back")
 	}
 	to := place{kind: info, namespace: id.Namespace, name: id.Name}
+	gone := departure{plan: manifest.Plan{Owner: owner}, grant: grant}
+	c.view.departed.note(ownerKey, id, gone) // before it is asked about: what is made between is seen
 	ans, err := as.getMeta(ctx, to)
 	if apierrors.IsNotFound(err) && details(err) != "" {
 		return false, nil
@@ -61,9 +66,16 @@ func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, own
 		return false, err
 	}
 	live := c.view.reduce.reduceAs(ans.body, c.opts.FieldManager, nil)
-	if condemn(live, ownerKey) != deleteIt {
+	switch condemn(live, ownerKey) {
+	case forgetIt:
+		c.view.departed.forget(ownerKey, id)
 		return false, nil
+	case goneIt:
+		return false, nil
+	case deleteIt:
 	}
+	gone.uid = live.uid
+	c.view.departed.note(ownerKey, id, gone)
 	stays := func() {}
 	if w, watched := c.view.peek(id.GVK()); watched {
 		stays = w.leave(nsName{id.Namespace, id.Name})

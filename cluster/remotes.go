@@ -75,6 +75,7 @@ func (r *Remotes) Release(namespace, name string) {
 		each.client.view.use(key, nil)
 		each.client.view.govern(key, &rules{})
 		each.client.view.unfollow(key, nil)
+		each.client.view.departed.release(key)
 	}
 }
 

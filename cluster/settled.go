@@ -18,6 +18,9 @@ func (c *Client) Settled(ctx context.Context, grant tenants.Grant, owner manifes
 		return false, err
 	}
 	key := c.ownerKey(owner)
+	if len(c.view.returned(key)) > 0 {
+		return false, nil
+	}
 	c.view.use(key, kindsOf(ids))
 	for _, id := range ids {
 		info, err := c.kinds.lookup(ctx, id.GVK(), false)

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/tenants"
 )
 
 // idle is how long the watch of a kind that nobody needs any more is kept: a set is planned in parts, and comes back.
@@ -39,6 +40,9 @@ type View struct {
 	rules sync.Map // owner -> *rules; read at each arrival
 
 	following map[followed]context.CancelFunc // guarded by mu
+
+	departed departures
+	prune    func(context.Context, tenants.Grant, manifest.Plan) ([]manifest.Change, []manifest.ID, error)
 
 	idle     time.Duration // how long a watch that nobody needs is kept
 	sweeping bool          // guarded by mu: a sweep is on its way

@@ -318,6 +318,9 @@ func (w *watched) put(key nsName, e entry) {
 	if known && old.owner != e.owner {
 		w.emit(old.owner, key, Drifted, e.by)
 	}
+	if !known || old.uid != e.uid {
+		w.comeBack(key, e)
+	}
 	touched := !known || old.owned != e.owned || old.uid != e.uid || old.marks != e.marks || old.owner != e.owner
 	if base, ok := w.view.baselines.Get(e.owner, w.id(key)); ok {
 		if touched && (base.Owned != e.owned || base.UID != e.uid || e.marks.has(markOverridden)) {

@@ -302,7 +302,7 @@ func (p *parts) disturbed(ctx context.Context, e cluster.Event) {
 	if !p.ofThisShard(ctx, key) {
 		return
 	}
-	p.commits.Disturbed(key, e.Kind == cluster.Drifted || e.Kind == cluster.Gone)
+	p.commits.Disturbed(key, e.Kind.Mend())
 	select {
 	case p.requeue <- key:
 	case <-ctx.Done():

@@ -12,6 +12,8 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -42,11 +44,32 @@ func (r *Reconciler) patchStatus(ctx context.Context, ks *kustomizev1.Kustomizat
 	if reflect.DeepEqual(before.Status, ks.Status) {
 		return nil
 	}
-	if err := r.Client.Status().Patch(ctx, ks, client.MergeFrom(before), client.FieldOwner(statusOwner)); err != nil {
+	if err := r.sendStatus(ctx, before, ks); err != nil {
 		return client.IgnoreNotFound(err)
 	}
 	r.remember(client.ObjectKeyFromObject(ks)).written = ks.ResourceVersion
 	return nil
+}
+
+// sendStatus patches the status if it is still the one that it was made from: a leader that was deposed must not put its
+// inventory over that of its successor (ADR 10). What people change meanwhile is spec and metadata, and no obstacle.
+func (r *Reconciler) sendStatus(ctx context.Context, before, ks *kustomizev1.Kustomization) error {
+	wanted := ks.Status
+	for {
+		ks.Status = wanted
+		err := r.Client.Status().Patch(ctx, ks, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(statusOwner))
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		now := &kustomizev1.Kustomization{}
+		if read := r.APIReader.Get(ctx, client.ObjectKeyFromObject(ks), now); read != nil {
+			return read
+		}
+		if now.UID != before.UID || now.ResourceVersion == before.ResourceVersion || !equality.Semantic.DeepEqual(now.Status, before.Status) {
+			return err
+		}
+		before.ResourceVersion = now.ResourceVersion
+	}
 }
 
 // order puts the conditions in the order that Flux's clients print.

@@ -332,7 +332,7 @@ func (w *world) forward(ctx context.Context, r *Reconciler, from *cluster.Client
 
 func (w *world) disturbed(ctx context.Context, r *Reconciler, e cluster.Event, to chan<- types.NamespacedName) {
 	key := types.NamespacedName{Namespace: e.OwnerNamespace, Name: e.OwnerName}
-	r.Disturbed(key, e.Kind == cluster.Drifted || e.Kind == cluster.Gone)
+	r.Disturbed(key, e.Kind.Mend())
 	select {
 	case to <- key:
 	case <-ctx.Done():
