@@ -270,14 +270,11 @@ func (p *parts) watchObjects(ctx context.Context) error {
 // dropRecords drops what is remembered of Kustomizations that went while nobody looked.
 func (p *parts) dropRecords(ctx context.Context) error {
 	if p.options.sharded() {
-		return nil // the others have theirs
+		return nil // what this instance does not see may be another's
 	}
 	if err := p.records.Load(ctx); err != nil {
 		p.log.Error(err, "reading the records; they are read again when they are needed")
 		return nil
-	}
-	if p.options.sharded() {
-		return nil // what this instance does not see may be another's
 	}
 	owners := p.records.Owners()
 	names, err := kustomization.Names(ctx, p.mgr.GetClient())
