@@ -237,12 +237,13 @@ func (r *run) resolve(ctx context.Context, set []manifest.Object) ([]manifest.Ob
 	return r.cluster.Resolve(ctx, r.req.Grant, set)
 }
 
-// unique refuses a set in which one object stands twice: which of them would win depends on the order of files.
+// unique refuses a set in which one object stands twice: which of them would win depends on the order of files. The same
+// object in two versions of its kind is one entry of the inventory, and one object.
 func unique(set []manifest.Object) error {
-	seen := map[manifest.ID]fault.Ref{}
+	seen := map[string]fault.Ref{}
 	var errs []error
 	for _, o := range set {
-		id := o.ID()
+		id := o.ID().String()
 		if first, twice := seen[id]; twice {
 			errs = append(errs, fault.New(fault.StageRender, fault.Invalid, o.Ref(), "the object also stands in %s:%d", first.File, first.Line).Fix("remove one of them"))
 			continue

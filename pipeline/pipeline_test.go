@@ -285,6 +285,19 @@ func TestOneObjectTwiceIsRefused(t *testing.T) {
 	}
 }
 
+// One object at two versions of its kind would be applied twice in each run.
+func TestOneObjectAtTwoVersionsIsRefused(t *testing.T) {
+	other, err := manifest.New(map[string]any{"apiVersion": "example.com/v1beta1", "kind": "X", "metadata": map[string]any{"name": "a", "namespace": "n"}}, manifest.Source{File: "b.yaml", Line: 3}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stages{set: []manifest.Object{object(t, "X", "a"), other}}
+	res := runWith(t, s, false)
+	if fault.KindOf(res.Err) != fault.Invalid || !strings.Contains(fmt.Sprint(res.Err), "(b.yaml:3): the object also stands in a.yaml:1") {
+		t.Errorf("%v", res.Err)
+	}
+}
+
 func TestAKeptSecretIsNotWritten(t *testing.T) {
 	s := &stages{set: set(t), keep: true}
 	if res := runWith(t, s, false); res.Err != nil || strings.Contains(strings.Join(s.log, " "), "write") || strings.Contains(strings.Join(s.log, " "), "dry") {
