@@ -311,10 +311,11 @@ func (r *run) judge(ctx context.Context, set []manifest.Object, opened []opening
 	return warnings, fault.Denial(violations)
 }
 
-// fence refuses decrypted values outside Secrets for a tenant: whoever writes to the repository could otherwise turn a
-// Secret into a ConfigMap without having the key.
+// fence refuses decrypted values, and those of variables that a Secret gave, outside Secrets: whoever writes to the
+// repository, or only a Kustomization, could otherwise turn a Secret into a ConfigMap without having the key or a right to
+// read it. The platform alone may, as its GitOps can read everything anyway.
 func (r *run) fence(set []manifest.Object) error {
-	if r.req.Grant.Tenant == "" {
+	if r.req.Grant.Platform {
 		return nil
 	}
 	var errs []error

@@ -145,16 +145,21 @@ func object(t *testing.T, kind, name string) manifest.Object {
 
 func runWith(t *testing.T, s *stages, tenant bool) Result {
 	t.Helper()
+	if tenant {
+		return runAs(t, s, tenants.Grant{Tenant: "a"})
+	}
+	return runAs(t, s, tenants.Grant{Platform: true})
+}
+
+func runAs(t *testing.T, s *stages, grant tenants.Grant) Result {
+	t.Helper()
 	e := &Engine{Openers: []Opener{s}, Judge: s, Cluster: s, Key: plaintext.NewKey([]byte("k"))}
 	req := Request{
-		Source: s, Decrypter: s, Renderer: s, Prune: true,
+		Grant: grant, Source: s, Decrypter: s, Renderer: s, Prune: true,
 		Owner:     manifest.Owner{Ref: fault.Ref{Kind: "Kustomization", Name: "k"}},
 		Inventory: []manifest.ID{{Kind: "Old", Name: "o"}},
 		Health:    func(a []manifest.ID) []manifest.ID { return a },
 		Record:    func(_ context.Context, ids []manifest.ID) error { return s.at(fmt.Sprintf("record %d", len(ids))) },
-	}
-	if tenant {
-		req.Grant = tenants.Grant{Tenant: "a"}
 	}
 	return e.Run(context.Background(), req)
 }
@@ -260,20 +265,26 @@ func TestPrerequisitesFormAJudgedFirstWave(t *testing.T) {
 	}
 }
 
-func TestT41_DecryptedValuesOutsideSecretsAreDeniedToTenants(t *testing.T) {
+// TestHazard_T41_DecryptedValuesOutsideSecrets: only the platform may. A namespace that is nobody's is fenced as one of a
+// tenant's: who may make Kustomizations there would read its Secrets by way of a ConfigMap.
+func TestHazard_T41_DecryptedValuesOutsideSecrets(t *testing.T) {
 	tokens := plaintext.NewTokens(plaintext.NewKey([]byte("k")))
 	o, err := manifest.New(map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "c", "namespace": "n"}, "data": map[string]any{"p": tokens.Issue(plaintext.FromString(canary))}}, manifest.Source{}, tokens)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, tenant := range []bool{true, false} {
+	for name, c := range map[string]struct {
+		grant  tenants.Grant
+		denied bool
+	}{
+		"a tenant's":     {tenants.Grant{Tenant: "a", Namespace: "n"}, true},
+		"nobody's":       {tenants.Grant{Namespace: "n", User: tenants.ServiceAccountUser("n", "x")}, true},
+		"the platform's": {tenants.Grant{Platform: true, Namespace: "n"}, false},
+	} {
 		s := &stages{set: []manifest.Object{o}}
-		res := runWith(t, s, tenant)
-		if (res.Err != nil) != tenant {
-			t.Errorf("tenant %v: %v", tenant, res.Err)
-		}
-		if tenant && fault.KindOf(res.Err) != fault.Denied {
-			t.Errorf("kind: %v", res.Err)
+		res := runAs(t, s, c.grant)
+		if (fault.KindOf(res.Err) == fault.Denied) != c.denied || (res.Err != nil) != c.denied {
+			t.Errorf("%s: %v", name, res.Err)
 		}
 	}
 }
