@@ -134,4 +134,12 @@ func TestForeignObjectsAreFollowed(t *testing.T) {
 	if n := len(w.client.view.following); n != 0 {
 		t.Errorf("%d are still followed", n)
 	}
+	ids[0].Name = "never there"
+	unready()
+	if n := len(w.client.view.following); n != 1 {
+		t.Fatalf("%d are followed instead of one", n)
+	}
+	if ids = nil; len(unready()) != 0 || len(w.client.view.following) != 0 {
+		t.Error("asked about none, it still follows")
+	}
 }

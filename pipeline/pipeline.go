@@ -410,10 +410,10 @@ func (r *run) health(ctx context.Context, res *Result) error {
 		return nil
 	}
 	ids := r.req.Health(res.Applied)
-	if len(ids) == 0 {
-		return nil
+	if len(ids) > 0 {
+		r.enter(fault.StageHealth)
 	}
-	r.enter(fault.StageHealth)
+	// Asked about none as well: what an earlier run waited for is then watched no more.
 	unready, err := r.cluster.Unready(ctx, r.req.Grant, r.req.Owner, ids)
 	res.Unready = unready
 	return err

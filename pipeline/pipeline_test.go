@@ -23,17 +23,18 @@ const canary = "hunter2-canary-value"
 // stages stands in for all stages: what is tested here is the line itself, its order and what stops it. The real
 // stages run in cmd/sealock and in e2e.
 type stages struct {
-	log    []string
-	fail   map[string]error
-	once   map[string]error // as fail, the first time only
-	panics string
-	set    []manifest.Object
-	plan   manifest.Plan
-	needs  []int
-	keep   bool
-	waits  bool // opening needs what a first wave applies
-	unread []manifest.Unready
-	pruned []manifest.ID
+	log     []string
+	fail    map[string]error
+	once    map[string]error // as fail, the first time only
+	panics  string
+	set     []manifest.Object
+	plan    manifest.Plan
+	needs   []int
+	keep    bool
+	waits   bool // opening needs what a first wave applies
+	unread  []manifest.Unready
+	targets func(applied []manifest.ID) []manifest.ID // nil: for all
+	pruned  []manifest.ID
 }
 
 func (s *stages) at(name string) error {
@@ -160,6 +161,9 @@ func runAs(t *testing.T, s *stages, grant tenants.Grant) Result {
 		Inventory: []manifest.ID{{Kind: "Old", Name: "o"}},
 		Health:    func(a []manifest.ID) []manifest.ID { return a },
 		Record:    func(_ context.Context, ids []manifest.ID) error { return s.at(fmt.Sprintf("record %d", len(ids))) },
+	}
+	if s.targets != nil {
+		req.Health = s.targets
 	}
 	return e.Run(context.Background(), req)
 }
@@ -306,6 +310,14 @@ func TestOneObjectAtTwoVersionsIsRefused(t *testing.T) {
 	res := runWith(t, s, false)
 	if fault.KindOf(res.Err) != fault.Invalid || !strings.Contains(fmt.Sprint(res.Err), "(b.yaml:3): the object also stands in a.yaml:1") {
 		t.Errorf("%v", res.Err)
+	}
+}
+
+// The cluster follows objects of others until it is asked about other ones: it must hear that there are none any more.
+func TestNothingToWaitForIsToldToTheCluster(t *testing.T) {
+	s := &stages{set: set(t), targets: func([]manifest.ID) []manifest.ID { return nil }}
+	if res := runWith(t, s, false); res.Err != nil || s.log[len(s.log)-1] != "health" {
+		t.Errorf("%v %v", res.Err, s.log)
 	}
 }
 
