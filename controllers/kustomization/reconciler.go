@@ -189,12 +189,14 @@ func (r *Reconciler) forget(key types.NamespacedName) {
 	}
 }
 
-// Disturbed notes that an object of the Kustomization changed in the cluster, so that the next reconcile looks.
+// Disturbed notes that an object of the Kustomization changed in the cluster, so that the next reconcile looks. One that
+// nothing is remembered of is gone, or is looked at as after a restart anyway.
 func (r *Reconciler) Disturbed(key types.NamespacedName, drifted bool) {
-	m := r.remember(key)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m.dirty = m.dirty || drifted
+	if m := r.memory[key]; m != nil {
+		m.dirty = m.dirty || drifted
+	}
 }
 
 // Reconcile is called for every change of a Kustomization, of what it refers to and of what it manages.
