@@ -307,7 +307,8 @@ func older(version, than string) bool {
 
 // requested reports that somebody asked for a run that was not done yet.
 func requested(ks *kustomizev1.Kustomization) bool {
-	return ks.Annotations[requestedAt] != ks.Status.LastHandledReconcileAt
+	asked := ks.Annotations[requestedAt]
+	return asked != "" && asked != ks.Status.LastHandledReconcileAt
 }
 
 // run translates the Kustomization into a request, and runs it.
