@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	fluxmeta "github.com/fluxcd/pkg/apis/meta"
+	corev1 "k8s.io/api/core/v1"
 
 	"sealock.dev/sealock/manifest"
 )
@@ -21,11 +23,14 @@ type revisions struct {
 	origin   string // what the artifact was made from
 }
 
-// event tells what happened, once: a retry that fails in the same way is no news.
+// event tells what happened. A retry that fails, or waits, in the same way is no news, unless it is about another revision:
+// receivers set the status of that commit by it. What was done is told each time.
 func (r *Reconciler) event(ks *kustomizev1.Kustomization, m *memory, typ, reason, message string, about revisions) {
+	repeats := typ == corev1.EventTypeWarning || reason == fluxmeta.DependencyNotReadyReason
+	said := strings.Join([]string{typ, reason, about.revision, message}, "\n")
 	r.mu.Lock()
-	same := m.lastEvent == typ+reason+message
-	m.lastEvent = typ + reason + message
+	same := repeats && m.lastEvent == said
+	m.lastEvent = said
 	r.mu.Unlock()
 	if !same {
 		r.Events.AnnotatedEventf(ks, annotations(ks, about), typ, reason, "%s", message)
