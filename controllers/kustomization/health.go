@@ -181,8 +181,8 @@ func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomizatio
 		}
 	})
 	next := r.jitter(ks.GetRequeueAfter())
-	if passed {
-		r.event(ks, m, corev1.EventTypeNormal, fluxmeta.ReconciliationSucceededReason, "Health check passed in "+waited.Round(time.Millisecond).String(), in.about())
+	if passed { // in Flux, Ready is still Progressing when this is told
+		r.event(ks, m, corev1.EventTypeNormal, fluxmeta.ProgressingReason, "Health check passed in "+waited.Round(time.Millisecond).String(), in.about())
 	}
 	if happened {
 		took := time.Since(m.started).Round(time.Millisecond)

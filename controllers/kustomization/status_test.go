@@ -89,7 +89,7 @@ func TestStatusOfASuccess(t *testing.T) {
 	w.until("all is told", func() bool { return len(w.events.of("app", "")) == 3 })
 	want := []told{
 		{"app", "Normal", "Progressing", "ConfigMap/" + w.ns + "/a created", nil},
-		{"app", "Normal", "ReconciliationSucceeded", "Health check passed in ", nil},
+		{"app", "Normal", "Progressing", "Health check passed in ", nil},
 		{"app", "Normal", "ReconciliationSucceeded", "Reconciliation finished in ", map[string]string{annotationCommit: "update"}},
 	}
 	for i, e := range w.events.of("app", "") {
