@@ -42,7 +42,7 @@ var importRules = []rule{
 
 	{"pipeline", with(leaves, "tenants"), "it declares the stages as interfaces, so that a front end can be deleted or added without it"},
 
-	{"controllers/kustomization", with(leaves, "api/...", "tenants", "pipeline", "cluster", "render", "expressions"), "a front end translates one kind, here into build options; stages reach it through the pipeline"},
+	{"controllers/kustomization", with(leaves, "api/...", "tenants", "pipeline", "cluster", "render", "expressions", "notify"), "a front end translates one kind, here into build options; stages reach it through the pipeline"},
 	{"controllers/gitrepository", with(leaves, "api/...", "tenants", "pipeline", "cluster", "source"), "as above, and its stage is source"},
 	{"controllers/tenant", with(leaves, "api/...", "tenants", "pipeline", "cluster"), "as above"},
 	{"controllers/policy", with(leaves, "api/...", "tenants", "pipeline", "cluster", "policies/..."), "as above, and its stage is policies"},

@@ -31,14 +31,18 @@ import (
 const (
 	// Trace is the type of an event that is written to the cluster and posted nowhere.
 	Trace = "Trace"
+	// Posted is the type of one that is posted and not written to the cluster, where it would be a request that tells nobody
+	// anything: that all is as it was, for receivers that need to hear it of each commit.
+	Posted = "Posted"
 
 	annotationPrefix = "event.toolkit.fluxcd.io/"
 
 	postBytes = 39_000 // of a message, in a POST
 	noteBytes = 1024   // of a message, in the cluster
 
-	// queued is how many events may wait to be posted. What does not fit is dropped, and that is logged.
-	queued     = 1024
+	// queued is how many events may wait to be posted: one of each object for a commit that all of a large repository is
+	// told of, at a few hundred bytes each. What does not fit is dropped, and that is logged.
+	queued     = 4096
 	tries      = 5
 	firstRetry = time.Second
 	timeout    = 5 * time.Second
@@ -132,11 +136,13 @@ func (r recorder) AnnotatedEventf(object runtime.Object, annotations map[string]
 	if reason == "" {
 		reason = severity
 	}
-	inCluster := kind
-	if kind == Trace {
-		inCluster = corev1.EventTypeNormal
+	if kind != Posted {
+		inCluster := kind
+		if kind == Trace {
+			inCluster = corev1.EventTypeNormal
+		}
+		r.next.AnnotatedEventf(object, annotations, inCluster, reason, "%s", cut(message, noteBytes))
 	}
-	r.next.AnnotatedEventf(object, annotations, inCluster, reason, "%s", cut(message, noteBytes))
 	if kind == Trace || r.p.Address == "" {
 		return
 	}

@@ -142,6 +142,20 @@ func TestTraceIsNotPosted(t *testing.T) {
 	}
 }
 
+// TestPostedIsNotInTheCluster: it is posted as information and costs the API server nothing.
+func TestPostedIsNotInTheCluster(t *testing.T) {
+	r := newReceiver(t)
+	rec, cluster := started(t, r.URL, logr.Discard())
+	rec.Event(object(nil), Posted, "ReconciliationSucceeded", "nothing new")
+	if got := r.next(t); got["message"] != "nothing new" || got["severity"] != "info" || got["reason"] != "ReconciliationSucceeded" {
+		t.Errorf("posted: %v", got)
+	}
+	rec.Event(object(nil), "Normal", "NewArtifact", "news")
+	if e := <-cluster; e != "Normal NewArtifact news" {
+		t.Errorf("in the cluster: %s", e)
+	}
+}
+
 // TestMessageBounds: 39,000 bytes are posted and 1,024 go to the cluster, cut between characters.
 func TestMessageBounds(t *testing.T) {
 	r := newReceiver(t)

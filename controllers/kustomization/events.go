@@ -3,12 +3,14 @@ package kustomization
 import (
 	"maps"
 	"strings"
+	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	corev1 "k8s.io/api/core/v1"
 
 	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/notify"
 )
 
 // The bounds of what people read in a condition, which the API server takes up to 32 KiB. Those of events are notify's.
@@ -37,14 +39,20 @@ func (r *Reconciler) event(ks *kustomizev1.Kustomization, m *memory, typ, reason
 	}
 }
 
-// finished tells of a success; receivers of events set the status of the commit by it.
-func (r *Reconciler) finished(ks *kustomizev1.Kustomization, m *memory, typ, reason, message string, about revisions) {
+// finished tells of a success; receivers of events set the status of the commit by it. They need to hear it of a commit
+// that touched nothing as well, as a status that is required for a merge would else be missing; the cluster does not.
+func (r *Reconciler) finished(ks *kustomizev1.Kustomization, m *memory, idle bool, about revisions) {
 	r.mu.Lock()
 	m.lastEvent = ""
 	r.mu.Unlock()
 	a := annotations(ks, about)
 	a[annotationCommit] = "update"
-	r.Events.AnnotatedEventf(ks, a, typ, reason, "%s", message)
+	typ := corev1.EventTypeNormal
+	if idle {
+		typ = notify.Posted
+	}
+	took := time.Since(m.started).Round(time.Millisecond)
+	r.Events.AnnotatedEventf(ks, a, typ, fluxmeta.ReconciliationSucceededReason, "Reconciliation finished in %s, next run in %s", took, ks.GetRequeueAfter())
 }
 
 // annotations are what receivers of events sort them by: the revisions, and what the object asks to be copied.

@@ -160,8 +160,7 @@ func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomizatio
 	ready := meta.IsStatusConditionTrue(ks.Status.Conditions, fluxmeta.ReadyCondition)
 	news := ks.Status.LastAppliedRevision != in.revision || !ready
 	counts := news || requested(ks) // the echo is written anyway
-	// A commit that touches nothing is told by the status alone.
-	happened := news && !(ready && res.Untouched)
+	idle := ready && res.Untouched  // a commit that touches nothing, or a look
 	passed := len(m.waitFor) > 0 && !meta.IsStatusConditionTrue(ks.Status.Conditions, fluxmeta.HealthyCondition)
 	err := r.patchStatus(ctx, ks, func(s *kustomizev1.KustomizationStatus) {
 		r.keepInventory(s, res)
@@ -180,15 +179,18 @@ func (r *Reconciler) succeeded(ctx context.Context, ks *kustomizev1.Kustomizatio
 			m.history(s, res.Digest, fluxmeta.ReconciliationSucceededReason, in.about())
 		}
 	})
+	if err != nil {
+		return ctrl.Result{}, err // told when it is written
+	}
 	next := r.jitter(ks.GetRequeueAfter())
 	if passed { // in Flux, Ready is still Progressing when this is told
 		r.event(ks, m, corev1.EventTypeNormal, fluxmeta.ProgressingReason, "Health check passed in "+waited.Round(time.Millisecond).String(), in.about())
 	}
-	if happened {
-		took := time.Since(m.started).Round(time.Millisecond)
-		r.finished(ks, m, corev1.EventTypeNormal, fluxmeta.ReconciliationSucceededReason,
-			fmt.Sprintf("Reconciliation finished in %s, next run in %s", took, ks.GetRequeueAfter()), in.about())
-		ctrl.LoggerFrom(ctx).Info("ready", "revision", in.revision, "took", took.String(), "next", next.Round(time.Second).String())
+	if news {
+		r.finished(ks, m, idle, in.about())
 	}
-	return ctrl.Result{RequeueAfter: next}, err
+	if news && !idle {
+		ctrl.LoggerFrom(ctx).Info("ready", "revision", in.revision, "took", time.Since(m.started).Round(time.Millisecond).String(), "next", next.Round(time.Second).String())
+	}
+	return ctrl.Result{RequeueAfter: next}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"sealock.dev/sealock/internal/testkit"
+	"sealock.dev/sealock/notify"
 	"sealock.dev/sealock/plaintext"
 	"sealock.dev/sealock/source"
 )
@@ -91,7 +92,9 @@ func (r *repository) commit(files map[string]string) string {
 	return revision
 }
 
-// TestACommitThatTouchesNothingOfABuildCostsNoBuild: it asks nothing about objects, and the status advances by one patch.
+// TestACommitThatTouchesNothingOfABuildCostsNoBuild: it asks nothing about objects, the status advances by one patch, and who
+// sets commit statuses hears of it, once, at no request.
+// contract: Kustomization event Reconciliation finished
 func TestACommitThatTouchesNothingOfABuildCostsNoBuild(t *testing.T) {
 	w := newWorld(t, options{})
 	r := newRepository(w)
@@ -127,9 +130,10 @@ func TestACommitThatTouchesNothingOfABuildCostsNoBuild(t *testing.T) {
 		if len(h) != 1 || h[0].TotalReconciliations != 2 || h[0].Metadata["revision"] != next || h[0].LastReconciledStatus != "ReconciliationSucceeded" {
 			t.Errorf("%s: history %+v", name, h)
 		}
-		for _, e := range w.events.of(name, "") {
-			if e.annotations[annotationRevision] == next {
-				t.Errorf("%s: an event for a commit that touched nothing of it: %s", name, e.message)
+		w.until(name+" is told of the commit", func() bool { return len(w.events.about(name, next)) > 0 })
+		for _, e := range w.events.about(name, next) {
+			if e.typ != notify.Posted || e.annotations[annotationCommit] != "update" || !strings.HasPrefix(e.message, "Reconciliation finished in ") {
+				t.Errorf("%s: an event for a commit that touched nothing of it: %+v", name, e)
 			}
 		}
 	}
@@ -141,6 +145,11 @@ func TestACommitThatTouchesNothingOfABuildCostsNoBuild(t *testing.T) {
 	}
 	if w.configMap("one").ResourceVersion != version {
 		t.Error("an object was written")
+	}
+
+	w.asks("plain", "once more")
+	if e := w.events.about("plain", next); len(e) != 1 {
+		t.Errorf("the commit is told more than once: %+v", e)
 	}
 
 	for _, c := range []struct { // in this order: a case may take away what an earlier one needs

@@ -141,6 +141,16 @@ func (e *events) of(name, reason string) (out []told) {
 	return out
 }
 
+// about returns the events of an object about the revision.
+func (e *events) about(name, revision string) (out []told) {
+	for _, each := range e.of(name, "") {
+		if each.annotations[annotationRevision] == revision {
+			out = append(out, each)
+		}
+	}
+	return out
+}
+
 // asked counts the requests for objects other than lists, watches, discovery and the Kustomization itself.
 type asked struct {
 	mu   sync.Mutex
