@@ -311,10 +311,15 @@ func requested(ks *kustomizev1.Kustomization) bool {
 	return asked != "" && asked != ks.Status.LastHandledReconcileAt
 }
 
+// runLimit bounds fetching, building and writing, so that a worker comes back from a server that never ends an answer. As in
+// Flux spec.timeout is only how long health and termination are waited for: by default it is half a minute at an interval
+// of one, and a large set takes longer than that to be applied.
+const runLimit = 10 * time.Minute
+
 // run translates the Kustomization into a request, and runs it.
 func (r *Reconciler) run(ctx context.Context, ks *kustomizev1.Kustomization, in inputs) pipeline.Result {
 	log := ctrl.LoggerFrom(ctx)
-	ctx, cancel := context.WithTimeout(ctx, ks.GetTimeout())
+	ctx, cancel := context.WithTimeout(ctx, max(ks.GetTimeout(), runLimit))
 	defer cancel()
 	old, err := inventoryOf(ks)
 	if err != nil {
