@@ -4,10 +4,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"sealock.dev/sealock/fault"
@@ -60,7 +62,7 @@ spec:
 	}
 }
 
-// TestRefusedForGood: what only a change of the spec can heal is told with Stalled, the generation observed.
+// TestRefusedForGood: what only a change of the spec can heal is told with Stalled, the generation observed, so that nobody waits for it.
 // contract: Kustomization spec.sourceRef.kind, spec.decryption.serviceAccountName, condition Stalled, reason InvalidCELExpression, reason FeatureGateDisabled
 func TestRefusedForGood(t *testing.T) {
 	w := newWorld(t, options{})
@@ -83,6 +85,14 @@ func TestRefusedForGood(t *testing.T) {
 		}
 		if condition(ks, "Reconciling").Type != "" {
 			t.Errorf("%s: still reconciling", name)
+		}
+		// What flux reconcile, and a parent with wait, make of it.
+		fields, err := fieldsOf(ks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := status.Compute(&unstructured.Unstructured{Object: fields}); err != nil || got.Status != status.FailedStatus {
+			t.Errorf("%s: whoever waits sees %+v %v", name, got, err)
 		}
 	}
 	if w.judge.builds() != 0 {

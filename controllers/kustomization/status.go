@@ -226,6 +226,8 @@ func (r *Reconciler) failed(ctx context.Context, ks *kustomizev1.Kustomization, 
 		if v.stalled {
 			set(s, ks.Generation, fluxmeta.StalledCondition, metav1.ConditionTrue, v.reason, message)
 			meta.RemoveStatusCondition(&s.Conditions, fluxmeta.ReconcilingCondition)
+			// Flux advances it for InvalidCELExpression alone. Those who wait by kstatus (flux reconcile, a parent with wait) look at
+			// Stalled only when the generation is observed: without that they wait in vain for what is refused already.
 			s.ObservedGeneration = ks.Generation
 			return
 		}
