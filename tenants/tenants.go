@@ -28,7 +28,7 @@ type Settings struct {
 	PlatformServiceAccount string
 	// DefaultServiceAccount of the own namespace is what an object outside tenants acts as when it names none; "" for none.
 	DefaultServiceAccount string
-	// NoCrossNamespaceRefs refuses references to other namespaces in platform namespaces too.
+	// NoCrossNamespaceRefs refuses sources of other namespaces in platform namespaces too.
 	NoCrossNamespaceRefs bool
 }
 
@@ -52,7 +52,7 @@ type Grant struct {
 
 	tenant *v1alpha1.Tenant
 	system string
-	locked bool // to its own namespace, in a platform namespace too
+	locked bool // to sources of its own namespace, in a platform namespace too
 }
 
 // Index knows the tenants of a cluster. It is immutable.
@@ -225,10 +225,18 @@ func (g Grant) AllowsToken(serviceAccount string) bool {
 	return !slices.Contains(g.tenant.Spec.ServiceAccounts, serviceAccount)
 }
 
-// AllowsReference reports whether a reference to an object in another namespace may be followed.
+// AllowsReference reports whether a source in another namespace may be used.
 func (g Grant) AllowsReference(namespace string) bool {
-	return namespace == "" || namespace == g.Namespace || g.Platform && !g.locked
+	return g.near(namespace) || g.Platform && !g.locked
 }
+
+// AllowsDependency reports whether an object may wait for one in another namespace. Flux's lock is about sources, and those
+// who set it have such dependencies. It holds for an expression all the same: its answers tell anything about the object.
+func (g Grant) AllowsDependency(namespace string, expression bool) bool {
+	return g.near(namespace) || g.Platform && !(expression && g.locked)
+}
+
+func (g Grant) near(namespace string) bool { return namespace == "" || namespace == g.Namespace }
 
 // AllowsSealScope reports whether SealedSecrets may have the scope: strict, namespace-wide or cluster-wide.
 func (g Grant) AllowsSealScope(scope string) bool {

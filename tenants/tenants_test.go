@@ -171,5 +171,26 @@ func TestFlagsOfFlux(t *testing.T) {
 		if g.AllowsReference("elsewhere") || x.GrantFor(c.ns).AllowsReference("elsewhere") || !g.AllowsReference("") || !g.AllowsReference(c.ns) {
 			t.Errorf("%+v: references", c)
 		}
+		if g.AllowsDependency("elsewhere", false) != g.Platform || !g.AllowsDependency("", false) || !g.AllowsDependency(c.ns, true) {
+			t.Errorf("%+v: dependencies", c)
+		}
+	}
+}
+
+// TestHazard_ExpressionsAcrossNamespaces: readyExpr is an oracle over somebody else's object. Tenants are fenced always, the
+// platform where it asks for the lock.
+func TestHazard_ExpressionsAcrossNamespaces(t *testing.T) {
+	for _, locked := range []bool{false, true} {
+		settings := DefaultSettings()
+		settings.NoCrossNamespaceRefs = locked
+		x := NewIndex([]v1alpha1.Tenant{tenant("a", time.Hour, v1alpha1.TenantSpec{Namespaces: namespaces("team-a", "team-b")})}, settings)
+		for ns, want := range map[string]bool{"team-a": false, "nobodys": false, "flux-system": !locked} {
+			if got := x.GrantFor(ns).AllowsDependency("team-b", true); got != want {
+				t.Errorf("locked %v, %s: %v", locked, ns, got)
+			}
+		}
+		if x.GrantFor("team-a").AllowsDependency("team-b", false) || (Grant{}).AllowsDependency("team-b", false) {
+			t.Errorf("locked %v: a tenant, or nobody, waits for another namespace", locked)
+		}
 	}
 }

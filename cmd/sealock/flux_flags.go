@@ -44,7 +44,7 @@ func (o *fluxOptions) bind(f *pflag.FlagSet) {
 	f.DurationVar(&o.renewDeadline, "leader-election-renew-deadline", 30*time.Second, "How long the leader tries to renew it.")
 	f.DurationVar(&o.retryAfter, "leader-election-retry-period", 5*time.Second, "How long to wait between two tries.")
 	f.BoolVar(&o.releaseOnCancel, "leader-election-release-on-cancel", true, "Give the Lease back at the end.")
-	f.BoolVar(&o.noCrossNamespaceRefs, "no-cross-namespace-refs", false, "Refuse references to other namespaces in platform namespaces too.")
+	f.BoolVar(&o.noCrossNamespaceRefs, "no-cross-namespace-refs", false, "Refuse sources of other namespaces, and a readyExpr about other namespaces, in platform namespaces too.")
 	f.StringVar(&o.defaultServiceAccount, "default-service-account", "", "Service account of the own namespace that Kustomizations outside tenants act as when they name none.")
 	f.StringVar(&o.storagePath, "storage-path", "", "The same as --cache-dir.")
 	f.StringVar(&o.featureGates, "feature-gates", "", "Feature gates of Flux, Name=true,Name=false.")

@@ -33,7 +33,7 @@ func (r *Reconciler) dependencies(ctx context.Context, ks *kustomizev1.Kustomiza
 	m.foreign = false
 	for i := range ks.Spec.DependsOn {
 		key := dependencyKey(ks, i)
-		if !in.grant.AllowsReference(key.Namespace) {
+		if !in.grant.AllowsDependency(key.Namespace, ks.Spec.DependsOn[i].ReadyExpr != "") {
 			return fault.New(fault.StageGrant, fault.Denied, refOf(ks), "can't access 'Kustomization/%s', cross-namespace references have been blocked", key).
 				At(fmt.Sprintf("spec.dependsOn[%d].namespace", i)).Fix("depend on a Kustomization of namespace %s", ks.Namespace)
 		}
@@ -128,7 +128,7 @@ func (r *Reconciler) cycle(ctx context.Context, ks *kustomizev1.Kustomization, g
 			if key == self {
 				return append(slices.Clone(path), key.String())
 			}
-			if seen[key] || len(seen) >= maxCycle || !grant.AllowsReference(key.Namespace) {
+			if seen[key] || len(seen) >= maxCycle || !grant.AllowsDependency(key.Namespace, false) {
 				continue
 			}
 			seen[key] = true
