@@ -24,10 +24,13 @@ func (c *Client) Apply(ctx context.Context, grant tenants.Grant, plan manifest.P
 		return nil, err
 	}
 	set := make([]manifest.Object, len(plan.Steps))
+	key := c.ownerKey(plan.Owner)
 	for i, s := range plan.Steps {
-		set[i] = s.Object
+		if set[i] = s.Object; s.Action != "" {
+			c.view.departed.forget(key, s.Object.ID()) // it is wanted again, also if nothing has to be written
+		}
 	}
-	a := &applier{Client: c, as: as, rules: by, owner: plan.Owner, key: c.ownerKey(plan.Owner), known: c.kinds.scopesOf(set)}
+	a := &applier{Client: c, as: as, rules: by, owner: plan.Owner, key: key, known: c.kinds.scopesOf(set)}
 	var done []manifest.Change
 	var errs []error
 	for stage := range stages {
@@ -108,7 +111,6 @@ func (a *applier) write(ctx context.Context, s manifest.Step) error {
 	if w, live := a.view.peek(info.gvk); live {
 		release = w.hold(nsName{o.Namespace(), o.Name()})
 	}
-	a.view.departed.forget(a.key, o.ID())
 	if s.Recreate {
 		err = a.makeWay(ctx, o, info)
 	}

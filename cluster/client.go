@@ -105,7 +105,7 @@ func New(ctx context.Context, opts Options) (*Client, error) {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	c.view = newView(ctx, dyn, opts)
-	c.view.prune = c.Prune
+	c.view.reaper.erase = c.erase
 	return c, nil
 }
 

@@ -5,8 +5,9 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
 
 	"sealock.dev/sealock/manifest"
 	"sealock.dev/sealock/tenants"
@@ -16,18 +17,19 @@ import (
 // orphan: a leader that was deposed may have sent one, and nothing in the API server can refuse it (ADR 10). What returns
 // with the labels of its owner, and applied by our field manager, is pruned again.
 type departures struct {
-	mu sync.Mutex
-	of map[string]map[manifest.ID]departure // by owner
-	n  int
+	mu    sync.Mutex
+	of    map[string]map[manifest.ID]departure // by owner; the ids without a version, which may be another one when it returns
+	n     int
+	timed bool // an expiry is on its way
 }
 
 // departure is one object that was pruned.
 type departure struct {
 	at       time.Time
-	uid      string // that it had, "" when it was not there
-	released bool   // the owner is gone: nobody runs for it any more
-	plan     manifest.Plan
+	kind     kindInfo
+	uid      string        // that it had, "" when it was not there
 	grant    tenants.Grant // that pruned it
+	released bool          // the owner is gone: nobody runs for it any more
 }
 
 // What is remembered: as long as a request may be late, and no more objects than a few megabytes.
@@ -36,14 +38,19 @@ const (
 	maxDepartures = 20_000
 )
 
+// bare is an id without its version: a kind that is served in several has each object once.
+func bare(id manifest.ID) manifest.ID {
+	id.Version = ""
+	return id
+}
+
 // note remembers an object that is about to be pruned.
 func (d *departures) note(owner string, id manifest.ID, dep departure) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, known := d.of[owner][id]; !known {
-		if d.n >= maxDepartures {
-			d.expire()
-		}
+	id = bare(id)
+	was, known := d.of[owner][id]
+	if !known {
 		if d.n >= maxDepartures {
 			return
 		}
@@ -55,15 +62,41 @@ func (d *departures) note(owner string, id manifest.ID, dep departure) {
 	if d.of[owner] == nil {
 		d.of[owner] = map[manifest.ID]departure{}
 	}
-	dep.at, dep.released = time.Now(), d.of[owner][id].released
+	dep.at, dep.released = time.Now(), was.released
 	d.of[owner][id] = dep
+	d.expireLater()
+}
+
+// expireLater forgets what is too old in a while, though nobody prunes any more. The caller holds the lock.
+func (d *departures) expireLater() {
+	if d.timed || d.n == 0 {
+		return
+	}
+	d.timed = true
+	time.AfterFunc(departureKept, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.timed = false
+		d.expire()
+		d.expireLater()
+	})
+}
+
+func (d *departures) expire() {
+	for owner, ids := range d.of {
+		for id, dep := range ids {
+			if time.Since(dep.at) >= departureKept {
+				d.drop(owner, id)
+			}
+		}
+	}
 }
 
 // forget drops an object that is wanted again, or that was left alone.
 func (d *departures) forget(owner string, id manifest.ID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.drop(owner, id)
+	d.drop(owner, bare(id))
 }
 
 func (d *departures) drop(owner string, id manifest.ID) {
@@ -73,16 +106,6 @@ func (d *departures) drop(owner string, id manifest.ID) {
 	d.n--
 	if delete(d.of[owner], id); len(d.of[owner]) == 0 {
 		delete(d.of, owner)
-	}
-}
-
-func (d *departures) expire() {
-	for owner, ids := range d.of {
-		for id, dep := range ids {
-			if time.Since(dep.at) > departureKept {
-				d.drop(owner, id)
-			}
-		}
 	}
 }
 
@@ -100,16 +123,17 @@ func (d *departures) release(owner string) {
 func (d *departures) returned(id manifest.ID, e entry) (departure, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	dep, known := d.of[e.owner][id]
-	return dep, known && dep.uid != e.uid && time.Since(dep.at) <= departureKept && e.owned != (digest{}) && !e.marks.has(markTerminating)
+	dep, known := d.of[e.owner][bare(id)]
+	return dep, known && dep.uid != e.uid && time.Since(dep.at) < departureKept && e.owned != (digest{}) && condemn(e, e.owner) == deleteIt
 }
 
-// ids returns what was pruned for an owner.
+// ids returns what was pruned for an owner, in the versions that are watched.
 func (d *departures) ids(owner string) []manifest.ID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	out := make([]manifest.ID, 0, len(d.of[owner]))
-	for id := range d.of[owner] {
+	for id, dep := range d.of[owner] {
+		id.Version = dep.kind.gvk.Version
 		out = append(out, id)
 	}
 	return out
@@ -135,26 +159,83 @@ func (v *View) returned(owner string) []manifest.ID {
 // comeBack tells the owner of an object that it had pruned, and that is there again. Where the owner is gone, the object is
 // deleted by the grant that pruned it. The caller holds the lock of the kind.
 func (w *watched) comeBack(key nsName, e entry) {
-	id := w.id(key)
-	dep, again := w.view.departed.returned(id, e)
+	dep, again := w.view.departed.returned(w.id(key), e)
 	switch {
 	case !again:
 	case dep.released:
-		go w.view.reap(id, dep)
+		w.view.reaper.add(late{w: w, key: key})
 	default:
 		w.emit(e.owner, key, Returned, e.by)
 	}
 }
 
-// reap deletes for an owner that is gone, and tries again for a while.
-func (v *View) reap(id manifest.ID, dep departure) {
-	plan := dep.plan
-	plan.Prune = []manifest.ID{id}
-	again := wait.Backoff{Duration: time.Second, Factor: 2, Steps: 8}
-	_ = wait.ExponentialBackoffWithContext(v.ctx, again, func(ctx context.Context) (bool, error) {
-		_, left, err := v.prune(ctx, dep.grant, plan)
-		return err == nil && len(left) == 0, nil
+// late is an object that returned after its owner had gone.
+type late struct {
+	w   *watched
+	key nsName
+}
+
+// A deletion that fails is tried again after these times.
+const (
+	reapFirst = time.Second
+	reapLast  = time.Minute
+)
+
+// reaper deletes for owners that are gone: each object once at a time, one after another, for as long as it is there and
+// remembered.
+type reaper struct {
+	ctx   context.Context //nolint:containedctx // the life of the view
+	erase func(context.Context, departure, place, string) error
+
+	once  sync.Once
+	queue workqueue.TypedRateLimitingInterface[late]
+}
+
+func (r *reaper) add(l late) {
+	r.once.Do(func() {
+		r.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[late](reapFirst, reapLast))
+		context.AfterFunc(r.ctx, r.queue.ShutDown)
+		go r.run()
 	})
+	r.queue.Add(l)
+}
+
+func (r *reaper) run() {
+	for {
+		l, ended := r.queue.Get()
+		if ended {
+			return
+		}
+		if r.reap(l) {
+			r.queue.Forget(l)
+		} else {
+			r.queue.AddRateLimited(l)
+		}
+		r.queue.Done(l)
+	}
+}
+
+// reap reports whether there is nothing left to do. It looks again each time: the object may have gone, or be wanted again.
+func (r *reaper) reap(l late) bool {
+	e, there := l.w.lookup(l.key)
+	if !there {
+		return true
+	}
+	dep, again := l.w.view.departed.returned(l.w.id(l.key), e)
+	if !again || !dep.released {
+		return true
+	}
+	err := r.erase(r.ctx, dep, place{kind: l.w.info, namespace: l.key.namespace, name: l.key.name}, e.uid)
+	return err == nil || apierrors.IsNotFound(err)
+}
+
+// erase deletes exactly the object with the uid, as the grant that pruned it before.
+func (c *Client) erase(ctx context.Context, dep departure, at place, uid string) error {
+	as, err := c.as(dep.grant)
+	if err != nil {
+		return err
+	}
+	return as.delete(ctx, at, uid)
 }
 
 // watchKinds starts the watches of what is about to be pruned, so that it is seen when it returns.

@@ -23,7 +23,7 @@ func (c *Client) Prune(ctx context.Context, grant tenants.Grant, plan manifest.P
 	c.watchKinds(ctx, plan.Prune)
 	var errs []error
 	for _, id := range plan.Prune {
-		was, err := c.pruneOne(ctx, as, grant, plan.Owner, id)
+		was, err := c.pruneOne(ctx, as, grant, key, id)
 		if err != nil {
 			c.view.departed.forget(key, id)
 			errs = append(errs, clean(fault.StagePrune, err, id.Ref()))
@@ -39,8 +39,7 @@ func (c *Client) Prune(ctx context.Context, grant tenants.Grant, plan manifest.P
 }
 
 // pruneOne reports whether the object was deleted. Without an error it is done with.
-func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, owner manifest.Owner, id manifest.ID) (bool, error) {
-	ownerKey := c.ownerKey(owner)
+func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, ownerKey string, id manifest.ID) (bool, error) {
 	info, err := c.kinds.lookup(ctx, id.GVK(), true)
 	if errors.Is(err, errNoKind) {
 		if c.kinds.surelyGone(ctx, id.GVK().GroupKind()) {
@@ -56,7 +55,7 @@ func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, own
 			Fix("let the platform team delete it, or give the tenant its namespace or kind back")
 	}
 	to := place{kind: info, namespace: id.Namespace, name: id.Name}
-	gone := departure{plan: manifest.Plan{Owner: owner}, grant: grant}
+	gone := departure{kind: info, grant: grant}
 	c.view.departed.note(ownerKey, id, gone) // before it is asked about: what is made between is seen
 	ans, err := as.getMeta(ctx, to)
 	if apierrors.IsNotFound(err) && details(err) != "" {
@@ -77,7 +76,7 @@ func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, own
 	gone.uid = live.uid
 	c.view.departed.note(ownerKey, id, gone)
 	stays := func() {}
-	if w, watched := c.view.peek(id.GVK()); watched {
+	if w, watched := c.view.peek(info.gvk); watched {
 		stays = w.leave(nsName{id.Namespace, id.Name})
 	}
 	if err := as.delete(ctx, to, live.uid); err != nil && !(apierrors.IsNotFound(err) && details(err) != "") {

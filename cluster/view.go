@@ -17,7 +17,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"sealock.dev/sealock/manifest"
-	"sealock.dev/sealock/tenants"
 )
 
 // idle is how long the watch of a kind that nobody needs any more is kept: a set is planned in parts, and comes back.
@@ -42,7 +41,7 @@ type View struct {
 	following map[followed]context.CancelFunc // guarded by mu
 
 	departed departures
-	prune    func(context.Context, tenants.Grant, manifest.Plan) ([]manifest.Change, []manifest.ID, error)
+	reaper   reaper
 
 	idle     time.Duration // how long a watch that nobody needs is kept
 	sweeping bool          // guarded by mu: a sweep is on its way
@@ -57,6 +56,7 @@ func newView(ctx context.Context, dyn dynamic.Interface, opts Options) *View {
 		idle:   idle, kinds: map[schema.GroupVersionKind]*watched{}, usage: map[string]map[schema.GroupVersionKind]struct{}{},
 	}
 	v.reduce.rulesOf = v.rulesOf
+	v.reaper.ctx = ctx
 	return v
 }
 
