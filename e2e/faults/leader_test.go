@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -15,8 +16,9 @@ import (
 )
 
 // TestLeadershipLostMidApply takes the lease away from a controller while its writes are under way and late. Another replica
-// takes over and brings the next commit in; then the late writes of the first one arrive. It ends, what it overwrote is
-// mended, and the inventory is that of the last commit.
+// takes over and brings the next commit in; then the late writes of the first one arrive, one of them the create of an object
+// that the next commit does not have. It ends, what it overwrote is mended, what it made goes away, and the inventory is that
+// of the last commit.
 func TestLeadershipLostMidApply(t *testing.T) {
 	tm := newTeam(t, "leader")
 	tm.ok(tm.Terminate(main))
@@ -43,7 +45,7 @@ func TestLeadershipLostMidApply(t *testing.T) {
 	tm.ready("app", commit)
 	tm.sound("app", first)
 
-	late, held := make(chan struct{}), make(chan struct{})
+	late, held, made := make(chan struct{}), make(chan struct{}), make(chan int, 4)
 	var once sync.Once
 	old.Add(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		switch a := harness.Ask(r); {
@@ -53,14 +55,18 @@ func TestLeadershipLostMidApply(t *testing.T) {
 		case a.Namespace == tm.name && a.Resource == "configmaps" && a.Writes():
 			once.Do(func() { close(held) })
 			<-late // even if the one who asked is gone by then
-			next.ServeHTTP(discard{http.Header{}}, r.WithContext(context.WithoutCancel(r.Context())))
+			answer := httptest.NewRecorder()
+			next.ServeHTTP(answer, r.WithContext(context.WithoutCancel(r.Context())))
+			if a.Name == "late" {
+				made <- answer.Code
+			}
 			panic(http.ErrAbortHandler)
 		}
 		next.ServeHTTP(w, r)
 	})
 	release := sync.OnceFunc(func() { close(late) })
 	t.Cleanup(release)
-	second := set{"ConfigMap/a": "2", "ConfigMap/b": "2", "ConfigMap/gone": "1"}
+	second := set{"ConfigMap/a": "2", "ConfigMap/b": "2", "ConfigMap/gone": "1", "ConfigMap/late": "2"}
 	tm.push(second.change("app", first))
 	tm.fetch()
 	select {
@@ -78,6 +84,14 @@ func TestLeadershipLostMidApply(t *testing.T) {
 	tm.ready("app", commit)
 	tm.sound("app", third)
 	release()
+	select {
+	case code := <-made:
+		if code != http.StatusCreated {
+			t.Fatalf("the late create was answered with %d", code)
+		}
+	case <-time.After(patience):
+		t.Fatal("the late create did not arrive")
+	}
 	tm.ok(tm.Ended(tm.ctx, "old", time.Minute))
 	tm.eventually("what came late to be mended", func() (bool, error) { return tm.unsound("app", third) == "", nil })
 	tm.deliver(third, set{"ConfigMap/a": "4"})
