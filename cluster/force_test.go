@@ -1,9 +1,12 @@
 package cluster
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sealock.dev/sealock/fault"
@@ -57,6 +60,73 @@ func TestForceMarker(t *testing.T) {
 	p, changes := w.run(marked("two"))
 	if actions(p)[manifest.Created] != 1 || actions(p)[manifest.Unchanged] != 1 || len(changes) != 1 {
 		t.Errorf("plan %v, changes %v", actions(p), changes)
+	}
+}
+
+// What is there without our labels is protected by its markers as anything else is, with force and without, although the
+// API server refuses the change.
+func TestForceLeavesWhatIsMarked(t *testing.T) {
+	const marker = "kustomize.toolkit.fluxcd.io/"
+	for name, c := range map[string]struct{ wanted, live string }{
+		"if not present": {wanted: marker + "ssa: IfNotPresent"},
+		"disabled":       {live: marker + "reconcile"},
+		"ignored":        {live: marker + "ssa"},
+	} {
+		for _, force := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, force %v", name, force), func(t *testing.T) {
+				w := newWorld(t)
+				w.owner.Force = force
+				immutable := true
+				theirs := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "locked"}, Immutable: &immutable, Data: map[string]string{"k": "theirs"}}
+				if c.live != "" {
+					theirs.Annotations = map[string]string{c.live: map[string]string{marker + "reconcile": "disabled", marker + "ssa": "Ignore"}[c.live]}
+				}
+				maps := w.kube.CoreV1().ConfigMaps(w.ns)
+				before, err := maps.Create(t.Context(), theirs, metav1.CreateOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				p, changes := w.run(w.objects(strings.NewReplacer("why: test", c.wanted, "VALUE", "ours").Replace(lockedMap)))
+				if actions(p)[manifest.Skipped] != 1 || len(changes) != 0 {
+					t.Errorf("plan %v, changes %v", actions(p), changes)
+				}
+				after, err := maps.Get(t.Context(), "locked", metav1.GetOptions{})
+				if err != nil || after.UID != before.UID || after.ResourceVersion != before.ResourceVersion {
+					t.Errorf("%v: %v", after, err)
+				}
+			})
+		}
+	}
+}
+
+// Who may not look whether an object is marked does not make it anew.
+func TestForceNeedsTheRightToLook(t *testing.T) {
+	w := newWorld(t)
+	w.owner.Force = true
+	w.grant = w.tenant("cannot-look-"+w.ns, nil, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"create", "patch", "delete"}})
+	immutable := true
+	theirs := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "locked"}, Immutable: &immutable, Data: map[string]string{"k": "theirs"}}
+	if _, err := w.kube.CoreV1().ConfigMaps(w.ns).Create(t.Context(), theirs, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.client.Plan(t.Context(), w.grant, w.owner, w.resolve(w.objects(strings.ReplaceAll(lockedMap, "VALUE", "ours"))), nil)
+	kindOf(t, err, fault.Invalid)
+}
+
+// A marker that comes between the plan and the write counts.
+func TestForceLooksAgainBeforeItDeletes(t *testing.T) {
+	w := newWorld(t)
+	w.owner.Force = true
+	w.run(w.objects(strings.ReplaceAll(lockedMap, "VALUE", "one")))
+	p := w.plan(w.objects(strings.ReplaceAll(lockedMap, "VALUE", "two")))
+	if !p.Steps[0].Recreate {
+		t.Fatalf("plan %+v", p.Steps[0])
+	}
+	w.mark("locked", `{"metadata":{"annotations":{"kustomize.toolkit.fluxcd.io/reconcile":"disabled"}}}`)
+	_, err := w.client.Apply(t.Context(), w.grant, p, noop)
+	kindOf(t, err, fault.Conflict)
+	if cm, err := w.kube.CoreV1().ConfigMaps(w.ns).Get(t.Context(), "locked", metav1.GetOptions{}); err != nil || cm.Data["k"] != "one" {
+		t.Errorf("%v: %v", cm, err)
 	}
 }
 

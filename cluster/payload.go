@@ -87,7 +87,7 @@ func onlyTaken(err error) bool {
 	return true
 }
 
-// makeWay deletes the live object, and returns when it is gone.
+// makeWay deletes the live object, unless it was marked since it was planned, and returns when it is gone.
 func (a *applier) makeWay(ctx context.Context, o manifest.Object, info kindInfo) error {
 	to := placeOf(info, o)
 	ans, err := a.as.getMeta(ctx, to)
@@ -97,13 +97,17 @@ func (a *applier) makeWay(ctx context.Context, o manifest.Object, info kindInfo)
 	if err != nil {
 		return err
 	}
-	uid := text(ans.body, "metadata", "uid")
+	live := a.view.reduce.reduceAs(ans.body, a.owner.FieldManager, nil)
+	if decide(observed{wanted: marksOf(o.Labels(), o.Annotations()), live: &live}) == leaveAlone {
+		return fault.New(fault.StageApply, fault.Conflict, o.Ref(), "it was to be made anew, and is marked to be left alone by now").Fix("it is tried again")
+	}
+	uid := live.uid
 	if err := a.as.delete(ctx, to, uid); err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	if w, live := a.view.peek(info.gvk); live && a.view.reduce.reduceAs(ans.body, a.owner.FieldManager, nil).owner != "" {
+	if w, watching := a.view.peek(info.gvk); watching && live.owner != "" {
 		err = w.gone(ctx, nsName{o.Namespace(), o.Name()}, uid)
 	} else { // the view does not show it
 		err = wait.PollUntilContextCancel(ctx, settleTime/50, true, func(ctx context.Context) (bool, error) {

@@ -190,12 +190,7 @@ func (p *planner) ask(ctx context.Context, s *manifest.Step, info kindInfo, seen
 	}
 	ans, err := p.as.apply(ctx, placeOf(info, o), body, p.owner.FieldManager, true)
 	if err != nil {
-		if p.replaceable(ctx, o, info, seen, err) {
-			s.Action, s.Recreate = manifest.Created, true
-			return nil
-		}
-		s.Action, err = p.refused(o, info, seen, err)
-		return err
+		return p.denied(ctx, s, info, seen, err)
 	}
 	after := p.view.reduce.reduceAs(ans.body, p.owner.FieldManager, p.rules)
 	action, remember := settle(seen, ans.created(), after)
@@ -204,6 +199,38 @@ func (p *planner) ask(ctx context.Context, s *manifest.Step, info kindInfo, seen
 	}
 	s.Action = action
 	return nil
+}
+
+// denied decides about an object whose dry-run failed. One that the view does not show may be there without our labels, and
+// marked to be left alone: it is looked at first, and where that is not possible nothing is made anew.
+func (p *planner) denied(ctx context.Context, s *manifest.Step, info kindInfo, seen observed, err error) error {
+	var unread error
+	if seen.live == nil {
+		seen.live, unread = p.hidden(ctx, s.Object, info)
+	}
+	switch {
+	case decide(seen) == leaveAlone:
+		s.Action = manifest.Skipped
+		return nil
+	case unread == nil && p.replaceable(ctx, s.Object, info, seen, err):
+		s.Action, s.Recreate = manifest.Created, true
+		return nil
+	}
+	s.Action, err = p.refused(s.Object, info, seen, err)
+	return err
+}
+
+// hidden returns the metadata of an object that the view does not show, nil when it does not exist.
+func (p *planner) hidden(ctx context.Context, o manifest.Object, info kindInfo) (*entry, error) {
+	ans, err := p.as.getMeta(ctx, placeOf(info, o))
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	e := p.view.reduce.reduceAs(ans.body, p.owner.FieldManager, p.rules)
+	return &e, nil
 }
 
 // refused turns the failure of a dry-run into an error, unless it says nothing about the object.
