@@ -222,7 +222,7 @@ func (a *applier) served(ctx context.Context) error {
 			}
 			// Discovery may list a kind before its handler answers.
 			_, err := a.self.getMeta(ctx, place{kind: info, namespace: "default", name: "sealock-probe"})
-			if details(err) == "" && apierrors.IsNotFound(err) {
+			if unserved(err) {
 				return false, nil
 			}
 		}
@@ -235,11 +235,11 @@ func (a *applier) served(ctx context.Context) error {
 	return nil
 }
 
-// details returns the name that a NotFound is about: "" when the path itself is unknown.
-func details(err error) string {
+// unserved reports a NotFound that names no object: the path itself is unknown.
+func unserved(err error) bool {
 	var status apierrors.APIStatus
-	if errors.As(err, &status) && status.Status().Details != nil {
-		return status.Status().Details.Name
+	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
+		return false
 	}
-	return ""
+	return status.Status().Details == nil || status.Status().Details.Name == ""
 }

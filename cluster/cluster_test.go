@@ -239,6 +239,20 @@ metadata: {name: n}
 	}
 }
 
+// boats is the definition of a kind Boat.
+func boats(group string) string {
+	return `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: boats.` + group + `}
+spec:
+  group: ` + group + `
+  names: {kind: Boat, plural: boats}
+  scope: Namespaced
+  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
+`
+}
+
 func TestNamespaceAndDefinitionOfTheSameSet(t *testing.T) {
 	w := newWorld(t)
 	other := w.ns + "-made"
@@ -261,15 +275,7 @@ apiVersion: v1
 kind: Namespace
 metadata: {name: ` + other + `}
 ---
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: boats.` + group + `}
-spec:
-  group: ` + group + `
-  names: {kind: Boat, plural: boats}
-  scope: Namespaced
-  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
-`)
+` + boats(group))
 	p := w.plan(set)
 	var order []string
 	for _, s := range p.Steps {

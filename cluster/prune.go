@@ -24,6 +24,10 @@ func (c *Client) Prune(ctx context.Context, grant tenants.Grant, plan manifest.P
 	var errs []error
 	for _, id := range plan.Prune {
 		was, err := c.pruneOne(ctx, as, grant, key, id)
+		if unserved(err) && c.kinds.stale() { // what is remembered of the kind is out of date
+			c.kinds.forget(ctx)
+			was, err = c.pruneOne(ctx, as, grant, key, id)
+		}
 		if err != nil {
 			c.view.departed.forget(key, id)
 			errs = append(errs, clean(fault.StagePrune, err, id.Ref()))
@@ -58,7 +62,7 @@ func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, own
 	gone := departure{kind: info, grant: grant}
 	c.view.departed.note(ownerKey, id, gone) // before it is asked about: what is made between is seen
 	ans, err := as.getMeta(ctx, to)
-	if apierrors.IsNotFound(err) && details(err) != "" {
+	if apierrors.IsNotFound(err) && !unserved(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -79,7 +83,7 @@ func (c *Client) pruneOne(ctx context.Context, as conn, grant tenants.Grant, own
 	if w, watched := c.view.peek(info.gvk); watched {
 		stays = w.leave(nsName{id.Namespace, id.Name})
 	}
-	if err := as.delete(ctx, to, live.uid); err != nil && !(apierrors.IsNotFound(err) && details(err) != "") {
+	if err := as.delete(ctx, to, live.uid); err != nil && (unserved(err) || !apierrors.IsNotFound(err)) {
 		stays()
 		return false, err
 	}

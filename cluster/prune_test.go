@@ -1,14 +1,18 @@
 package cluster
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 
 	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/internal/testkit"
 	"sealock.dev/sealock/manifest"
 )
 
@@ -76,4 +80,30 @@ func TestPruneFollowsNoPath(t *testing.T) {
 		t.Errorf("%v %v %v", deleted, survivors, err)
 	}
 	w.secret("s")
+}
+
+// A kind that goes takes its objects along: what is pruned later is done with, although the kind was known before.
+func TestPruneOfAKindThatIsGone(t *testing.T) {
+	w := newWorld(t)
+	crds, err := dynamic.NewForConfig(testkit.Cluster(t).Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := w.ns + ".example.org"
+	definition := boats(group)
+	w.run(w.objects(definition))
+	p, _ := w.run(w.objects("apiVersion: " + group + "/v1\nkind: Boat\nmetadata: {name: b}\n"))
+	of := crds.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	if err := of.Delete(t.Context(), "boats."+group, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the kind to be gone", func() bool {
+		groups, err := w.kube.Discovery().ServerGroups()
+		return err == nil && !slices.ContainsFunc(groups.Groups, func(g metav1.APIGroup) bool { return g.Name == group })
+	})
+	next := w.plan(nil, p.Union...)
+	w.until("the object to be done with", func() bool { // discovery is read again every other second, at most
+		deleted, left, err := w.client.Prune(t.Context(), w.grant, next)
+		return err == nil && len(left)+len(deleted) == 0
+	})
 }
