@@ -175,10 +175,7 @@ func connect(config *rest.Config, httpClient *http.Client) (conn, error) {
 // Release forgets an owner that is gone: its baselines, and the watches that nobody else needs.
 func (c *Client) Release(owner manifest.Owner) {
 	key := c.ownerKey(owner)
-	c.view.use(key, nil)
-	c.view.govern(key, &rules{})
-	c.view.unfollow(key, nil)
-	c.view.departed.release(key)
+	c.view.release(key)
 	c.opts.Baselines.Drop(key)
 }
 

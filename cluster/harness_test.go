@@ -286,3 +286,6 @@ func deployment(name string, replicas int32) *appsv1.Deployment {
 		},
 	}
 }
+
+// replace is text with each of the words replaced by the one that follows it.
+func replace(text string, words ...string) string { return strings.NewReplacer(words...).Replace(text) }

@@ -46,7 +46,7 @@ func healthOf(body map[string]any) (health, string) {
 	}
 	switch res.Status {
 	case status.CurrentStatus:
-		if gk.Group == "batch" && gk.Kind == "Job" && !complete(body) {
+		if isJob(gk) && !complete(body) {
 			return healthInProgress, "the job has not completed"
 		}
 		return healthCurrent, ""

@@ -36,6 +36,7 @@ func (c *Client) Plan(ctx context.Context, grant tenants.Grant, owner manifest.O
 	p := &planner{Client: c, as: as, rules: by, owner: owner, key: c.ownerKey(owner), known: c.kinds.scopesOf(prepared), made: map[manifest.ID]bool{}, changed: map[manifest.ID]bool{}}
 	old = slices.Concat(old, c.view.returned(p.key))
 	c.view.use(p.key, kindsOf(fresh, old))
+	c.view.jobs.planned(p.key, prepared)
 	plan := manifest.Plan{Owner: owner, Steps: make([]manifest.Step, len(prepared))}
 	plan.Prune, plan.Union = ranks.inventories(fresh, old)
 	for i, o := range prepared {

@@ -71,11 +71,7 @@ func (r *Remotes) Release(namespace, name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, each := range r.clients {
-		key := namespace + "/" + name
-		each.client.view.use(key, nil)
-		each.client.view.govern(key, &rules{})
-		each.client.view.unfollow(key, nil)
-		each.client.view.departed.release(key)
+		each.client.view.release(namespace + "/" + name)
 	}
 }
 

@@ -63,6 +63,9 @@ func (c *healthReader) unready(ctx context.Context, id manifest.ID) (*manifest.U
 	}
 	to := place{kind: info, namespace: id.Namespace, name: id.Name}
 	ans, err := c.as.get(ctx, to)
+	if apierrors.IsNotFound(err) && c.view.jobs.mayBeMissing(c.owner, id) {
+		return nil, nil
+	}
 	if apierrors.IsNotFound(err) {
 		c.follow(id, to)
 		return &manifest.Unready{ID: id, Status: "NotFound"}, nil

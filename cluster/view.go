@@ -42,6 +42,7 @@ type View struct {
 
 	departed departures
 	reaper   reaper
+	jobs     jobs
 
 	idle     time.Duration // how long a watch that nobody needs is kept
 	sweeping bool          // guarded by mu: a sweep is on its way
@@ -130,6 +131,15 @@ func (v *View) use(owner string, kinds map[schema.GroupVersionKind]struct{}) {
 		v.usage[owner] = kinds
 	}
 	v.sweep()
+}
+
+// release forgets an owner that is gone, but for what it pruned.
+func (v *View) release(owner string) {
+	v.use(owner, nil)
+	v.rules.Delete(owner)
+	v.unfollow(owner, nil)
+	v.departed.release(owner)
+	v.jobs.planned(owner, nil)
 }
 
 // sweep ends the watches that are idle for long enough, and comes back for the others: nobody else may. The caller holds

@@ -345,15 +345,17 @@ func (w *watched) remove(key nsName, version uint64) {
 		w.lost[key] = max(version, old.version)
 		return
 	}
-	if !w.finished(old) {
-		w.emit(old.owner, key, Gone, "")
+	if w.finished(old) {
+		w.view.jobs.done(old.owner, w.id(key))
+		return
 	}
+	w.emit(old.owner, key, Gone, "")
 }
 
 // finished reports an object that is expected to go: a completed Job, by its time to live. It is made anew at the interval,
 // as Flux does, and not at once.
 func (w *watched) finished(e entry) bool {
-	return w.info.gvk.Group == "batch" && w.info.gvk.Kind == "Job" && e.health == healthCurrent
+	return isJob(w.info.gvk.GroupKind()) && e.health == healthCurrent
 }
 
 func (w *watched) id(key nsName) manifest.ID {
