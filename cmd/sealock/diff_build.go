@@ -21,8 +21,11 @@ import (
 	"sealock.dev/sealock/tenants"
 )
 
-// ownRights reads Secrets and ConfigMaps as the person who typed the command.
-type ownRights struct{ *session }
+// ownRights reads Secrets and ConfigMaps as the person who typed the command. What Secrets hold is known from then on.
+type ownRights struct {
+	*session
+	want *wanted
+}
 
 // Secret returns the payloads of a Secret.
 func (o ownRights) Secret(ctx context.Context, namespace, name string) (map[string]plaintext.Value, error) {
@@ -39,6 +42,7 @@ func (o ownRights) Secret(ctx context.Context, namespace, name string) (map[stri
 			return nil, fault.New("", fault.Invalid, secretKind.ref(namespace, name), "the entry is not base64").At("data." + k)
 		}
 		out[k] = plaintext.New(raw)
+		o.want.learn(out[k])
 	}
 	return out, nil
 }
@@ -72,19 +76,33 @@ type wanted struct {
 	set     []manifest.Object
 	owner   manifest.Owner // on whose behalf it is applied
 	scrub   *plaintext.Scrubber
+	known   *plaintext.Scrubber // those values that are long enough to be told from honest text
 	unknown unknown
 	notes   []string
 }
 
+// longEnough is the shortest value, in bytes, by which an object is taken for one that holds a secret.
+const longEnough = 8
+
+// learn makes values known that must not be shown.
+func (w *wanted) learn(values ...plaintext.Value) {
+	w.scrub.Add(values...)
+	for _, v := range values {
+		if v.Len() >= longEnough {
+			w.known.Add(v)
+		}
+	}
+}
+
 // build makes the objects of a clone as the controller would for the Kustomization.
 func (s *session) build(ctx context.Context, ks *unstructured.Unstructured, from clone, keyFile string) (wanted, error) {
-	w := wanted{scrub: plaintext.NewScrubber(), unknown: newUnknown()}
+	w := wanted{scrub: plaintext.NewScrubber(), known: plaintext.NewScrubber(), unknown: newUnknown()}
 	disk, closer, err := from.open()
 	if err != nil {
 		return w, err
 	}
 	defer closer()
-	offline := kustomization.Offline{Grant: s.grant(ctx, ks, &w), Data: ownRights{s}, Decrypter: newDecrypter}
+	offline := kustomization.Offline{Grant: s.grant(ctx, ks, &w), Data: ownRights{s, &w}, Decrypter: newDecrypter}
 	if keyFile != "" {
 		text, err := os.ReadFile(keyFile)
 		if err != nil {
@@ -102,9 +120,9 @@ func (s *session) build(ctx context.Context, ks *unstructured.Unstructured, from
 	if err == nil {
 		w.set, _, err = built.Renderer.Render(ctx, files, tokens)
 	}
-	w.scrub.Add(tokens.Values()...)
+	w.learn(tokens.Values()...)
 	for i, o := range w.set {
-		w.scrub.Add(o.Values()...)
+		w.learn(o.Values()...)
 		w.set[i].Source.File = from.name(o.Source.File)
 	}
 	return w, w.safe(err)

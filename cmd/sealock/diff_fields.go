@@ -6,7 +6,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -65,43 +64,6 @@ func branches(v any) (map[string]any, bool) {
 		return nil, false
 	}
 	return out, true
-}
-
-// at returns the value at a path whose steps into lists are decimal.
-func at(v any, path []string) (any, bool) {
-	for _, step := range path {
-		switch node := v.(type) {
-		case map[string]any:
-			next, ok := node[step]
-			if !ok {
-				return nil, false
-			}
-			v = next
-		case []any:
-			i, err := strconv.Atoi(step)
-			if err != nil || i < 0 || i >= len(node) {
-				return nil, false
-			}
-			v = node[i]
-		default:
-			return nil, false
-		}
-	}
-	return v, true
-}
-
-// put replaces the value at a path that at has found.
-func put(v any, path []string, to any) {
-	parent, _ := at(v, path[:len(path)-1])
-	last := path[len(path)-1]
-	switch node := parent.(type) {
-	case map[string]any:
-		node[last] = to
-	case []any:
-		if i, err := strconv.Atoi(last); err == nil {
-			node[i] = to
-		}
-	}
 }
 
 func byPosition(list []any) map[string]any {

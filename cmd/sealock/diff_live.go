@@ -18,7 +18,6 @@ import (
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/client-go/metadata"
 
-	"sealock.dev/sealock/cluster"
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/manifest"
 	"sealock.dev/sealock/plaintext"
@@ -39,19 +38,9 @@ func (s *session) compare(ctx context.Context, ks *unstructured.Unstructured, fr
 	if err != nil {
 		return nil, err
 	}
-	found := make([]difference, len(set))
-	errs := make([]error, len(set))
-	var group errgroup.Group
-	group.SetLimit(readers)
-	for i, o := range set {
-		group.Go(func() error {
-			found[i], errs[i] = j.one(ctx, o)
-			return nil
-		})
-	}
-	_ = group.Wait() // the errors are kept in the order of the set
-	pruned, err := j.pruned(ctx, set)
-	if err = errors.Join(append(errs, err)...); err != nil {
+	found, err := j.all(ctx, set)
+	pruned, more := j.pruned(ctx, set)
+	if err = errors.Join(err, more); err != nil {
 		return nil, want.safe(err)
 	}
 	c := &comparison{Kustomization: ks.GetNamespace() + "/" + ks.GetName(), Folder: from.shown, Revision: from.revision, Notes: want.notes, Objects: []difference{}}
@@ -59,6 +48,27 @@ func (s *session) compare(ctx context.Context, ks *unstructured.Unstructured, fr
 		c.count(d)
 	}
 	return c, nil
+}
+
+// all compares the objects. Secrets go first: what they hold now is known when the others are shown.
+func (j *comparer) all(ctx context.Context, set []manifest.Object) ([]difference, error) {
+	found := make([]difference, len(set))
+	errs := make([]error, len(set))
+	for _, secrets := range []bool{true, false} {
+		var group errgroup.Group
+		group.SetLimit(readers)
+		for i, o := range set {
+			if o.IsSecret() != secrets {
+				continue
+			}
+			group.Go(func() error {
+				found[i], errs[i] = j.one(ctx, o)
+				return nil
+			})
+		}
+		_ = group.Wait() // the errors are kept in the order of the set
+	}
+	return found, errors.Join(errs...)
 }
 
 func (c *comparison) count(d difference) {
@@ -177,6 +187,9 @@ func (j *comparer) one(ctx context.Context, o manifest.Object) (difference, erro
 		}
 		if err != nil {
 			return d, unanswered(err, o.Ref(), "read")
+		}
+		if live != nil && o.IsSecret() {
+			j.want.learn(valuesOf(live)...)
 		}
 		switch {
 		case live != nil && disabled(live):
@@ -305,89 +318,6 @@ func (j *comparer) refused(err error, o manifest.Object) error {
 		words = "the API server refuses it: " + reason(err)
 	}
 	return fault.New("", kind, o.Ref(), "%s", words).Fix("%s", remedy)
-}
-
-// changes returns the fields that the apply would change. Values of secrets stand as digests.
-func (j *comparer) changes(o manifest.Object, live, after *unstructured.Unstructured) ([]change, error) {
-	var secret [][]string
-	o.View(func(path []string, _ plaintext.Value) any { secret = append(secret, path); return nil })
-	a, b := j.shown(o, live, secret), j.shown(o, after, secret)
-	if !marked(live, "ssa", "Merge") {
-		takenBack(b, live, after, j.want.owner.FieldManager)
-	}
-	if err := cluster.Ignored(j.want.owner, o, a, b); err != nil {
-		return nil, err
-	}
-	out := fieldsOf("", a, b)
-	for i := range out {
-		out[i].From, out[i].To = j.scrubbed(out[i].From), j.scrubbed(out[i].To)
-	}
-	return out, nil
-}
-
-// stale annotations are left by other tools and quote the object, Secrets included.
-var stale = []string{ //nolint:gochecknoglobals // a constant table
-	"kubectl.kubernetes.io/last-applied-configuration", kustomizeGroup + "/checksum", "fluxcd.io/sync-checksum",
-}
-
-// shown is what is compared of an object: everything but its status and what the API server keeps for itself.
-func (j *comparer) shown(o manifest.Object, obj *unstructured.Unstructured, secret [][]string) map[string]any {
-	body := obj.DeepCopy().Object
-	delete(body, "status")
-	unstructured.RemoveNestedField(body, "metadata", "managedFields")
-	for _, f := range serverFields {
-		unstructured.RemoveNestedField(body, "metadata", f)
-	}
-	for _, a := range stale {
-		unstructured.RemoveNestedField(body, "metadata", "annotations", a)
-	}
-	if empty, ok, _ := unstructured.NestedMap(body, "metadata", "annotations"); ok && len(empty) == 0 {
-		unstructured.RemoveNestedField(body, "metadata", "annotations")
-	}
-	if o.IsSecret() {
-		data, _, _ := unstructured.NestedMap(body, "data")
-		for k, v := range data {
-			data[k] = j.digest(v)
-		}
-		if len(data) > 0 {
-			body["data"] = data
-		}
-		return body
-	}
-	for _, path := range secret {
-		if v, ok := at(body, path); ok {
-			put(body, path, j.digest(v))
-		}
-	}
-	return body
-}
-
-// digest tells values apart without showing them.
-func (j *comparer) digest(v any) string {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return plaintext.Mask
-	}
-	return "[secret " + j.key.Digest(text)[:8] + "]"
-}
-
-// scrubbed removes known secret values from whatever is printed.
-func (j *comparer) scrubbed(v any) any {
-	switch node := v.(type) {
-	case string:
-		return j.want.scrub.Scrub(node)
-	case map[string]any, []any:
-		text, err := json.Marshal(node)
-		if err != nil {
-			return plaintext.Mask
-		}
-		var out any
-		if utiljson.Unmarshal([]byte(j.want.scrub.Scrub(string(text))), &out) != nil {
-			return plaintext.Mask
-		}
-		return out
-	}
-	return v
 }
 
 // pruned returns what of the inventory is not in the set any more and would be deleted.
