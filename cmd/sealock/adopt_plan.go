@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -33,6 +32,7 @@ func (s *fluxState) plan() adoption {
 	s.checkIdentities(&a)
 	s.checkDifferences(&a)
 	s.checkFlags(&a)
+	s.checkShards(&a)
 	s.arguments(&a)
 	return a
 }
@@ -233,29 +233,6 @@ func (s *fluxState) checkDifferences(a *adoption) {
 	}
 }
 
-// checkFlags: what Flux's controllers are told and Sealock does not serve. A key that comes from a flag alone is one that
-// files cannot be opened without.
-func (s *fluxState) checkFlags(a *adoption) {
-	for _, component := range replacedControllers {
-		for _, f := range acceptedFlags {
-			value := s.fluxFlag(component, f.name)
-			if value == "" || value == fmt.Sprint(f.value) || strings.HasPrefix(f.name, "helm-") {
-				continue
-			}
-			l, objects, remedy := warning, []string(nil), ""
-			if strings.HasPrefix(f.name, "sops-") {
-				objects = namesOf(s.objects["Kustomization"], func(o *unstructured.Unstructured) bool {
-					return has(o, "spec", "decryption") && !has(o, "spec", "decryption", "secretRef")
-				})
-				if len(objects) > 0 {
-					l, remedy = stops, "name the Secret with the keys in spec.decryption.secretRef first"
-				}
-			}
-			a.found("flags", l, objects, remedy, "%s has --%s=%s, which changes nothing here: %s", component, f.name, value, f.why)
-		}
-	}
-}
-
 // generatedSecrets returns the Secrets of the inventory that a generator of kustomize named.
 func generatedSecrets(ks *unstructured.Unstructured) []string {
 	var out []string
@@ -269,41 +246,4 @@ func generatedSecrets(ks *unstructured.Unstructured) []string {
 		}
 	}
 	return out
-}
-
-// carried are the flags of Flux's controllers that mean the same for Sealock. Those that are about its own place
-// (addresses, storage, leader election, log) are left behind.
-var carried = map[string][]string{ //nolint:gochecknoglobals // a constant table
-	"kustomize-controller": {
-		"events-addr", "watch-label-selector", "watch-configs-label-selector", "default-service-account", "no-cross-namespace-refs", "no-remote-bases",
-		"interval-jitter-percentage", "min-retry-delay", "max-retry-delay", "override-manager", "custom-apply-stage-kinds", "sops-age-secret", "sops-vault-configmap", "concurrent",
-	},
-	"source-controller": {"ssh-kex-algos", "ssh-hostkey-algos", "artifact-retention-ttl", "artifact-retention-records"},
-}
-
-func (s *fluxState) arguments(a *adoption) {
-	a.Arguments = append(a.Arguments, "--platform-namespaces="+strings.Join(a.PlatformNamespaces, ","))
-	for _, component := range replacedControllers {
-		for _, name := range carried[component] {
-			value := s.fluxFlag(component, name)
-			if name == "sops-age-secret" && value != "" && !strings.Contains(value, "/") {
-				value = s.namespace + "/" + value // Sealock may run in another namespace
-			}
-			if value != "" {
-				a.Arguments = append(a.Arguments, "--"+name+"="+value)
-			}
-		}
-	}
-}
-
-// fluxFlag returns what a controller of the installation passes for a flag.
-func (s *fluxState) fluxFlag(component, name string) string {
-	for _, c := range s.controllers {
-		if c.Component == component && c.Namespace == s.namespace {
-			if value, ok := c.flag(name); ok {
-				return value
-			}
-		}
-	}
-	return ""
 }

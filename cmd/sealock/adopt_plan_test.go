@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -185,6 +186,39 @@ func TestAdoptPlan(t *testing.T) {
 			},
 		},
 		{
+			name: "shards", check: "shards", level: note, says: "one Sealock serves all of it", argument: "---watch-label-selector=!sharding.fluxcd.io/key",
+			change: func(_ *testing.T, s *fluxState) {
+				s.shard(kc, "!sharding.fluxcd.io/key", "sharding.fluxcd.io/key=shard1", "sharding.fluxcd.io/key in (shard2, shard3)")
+				s.shard("source-controller", "!sharding.fluxcd.io/key", "sharding.fluxcd.io/key")
+			},
+		},
+		{
+			name: "an object of no shard", check: "shards", level: warning, says: "no shard serves them",
+			change: func(t *testing.T, s *fluxState) {
+				s.shard(kc, "!sharding.fluxcd.io/key", "sharding.fluxcd.io/key=shard1")
+				s.add(ready(t, "Kustomization", "flux-system", "a, labels: {sharding.fluxcd.io/key: shard7}", "interval: 1m", ""))
+			},
+		},
+		{
+			name: "one selector", argument: "--watch-label-selector=team=a",
+			change: func(_ *testing.T, s *fluxState) { s.shard(kc, "team=a"); s.shard("source-controller", "team=a") },
+		},
+		{
+			name: "selectors that leave something out", check: "differing-flags", level: stops, says: kc + "-0 has key=a, " + kc + "-1 has key=b",
+			change: func(_ *testing.T, s *fluxState) { s.shard(kc, "key=a", "key=b") },
+		},
+		{
+			name: "two controllers that select other objects", check: "differing-flags", level: stops, says: `"team=a" and ""`,
+			change: func(_ *testing.T, s *fluxState) { s.shard(kc, "team=a"); s.shard("source-controller", "") },
+		},
+		{
+			name: "a shard with fewer rights", check: "differing-flags", level: stops, says: "--no-cross-namespace-refs: " + kc + "-0 has true, " + kc + "-1 does not set it",
+			change: func(_ *testing.T, s *fluxState) {
+				s.shard(kc, "!sharding.fluxcd.io/key", "sharding.fluxcd.io/key=shard1")
+				s.controllers[0].args = append(s.controllers[0].args, "--no-cross-namespace-refs=true")
+			},
+		},
+		{
 			name: "lax substitution", check: "substitution", level: warning,
 			change: func(_ *testing.T, s *fluxState) {
 				s.controllers[0].args = []string{"--feature-gates=StrictPostBuildSubstitutions=false"}
@@ -225,7 +259,7 @@ func TestAdoptPlan(t *testing.T) {
 func contains(t *testing.T, what string, list []string, want string) {
 	t.Helper()
 	not, inverted := strings.CutPrefix(want, "-")
-	if strings.HasPrefix(want, "--") {
+	if strings.HasPrefix(want, "--") && !strings.HasPrefix(want, "---") {
 		not, inverted = "", false
 	}
 	switch {
@@ -233,6 +267,18 @@ func contains(t *testing.T, what string, list []string, want string) {
 		t.Errorf("%s: %v has %q", what, list, not)
 	case want != "" && !inverted && !slices.Contains(list, want):
 		t.Errorf("%s: %v lacks %q", what, list, want)
+	}
+}
+
+// shard replaces the Deployments of a component by one for each selector.
+func (s *fluxState) shard(component string, selectors ...string) {
+	s.controllers = slices.DeleteFunc(s.controllers, func(c fluxController) bool { return c.Component == component })
+	for i, selector := range selectors {
+		c := fluxController{Component: component, Namespace: "flux-system", Deployment: fmt.Sprintf("%s-%d", component, i), Replicas: 1, Ready: 1}
+		if selector != "" {
+			c.args = []string{"--watch-label-selector=" + selector}
+		}
+		s.controllers = append(s.controllers, c)
 	}
 }
 
