@@ -58,6 +58,9 @@ func (s *fluxState) checkCRDs(a *adoption) {
 			a.found("crds", note, []string{name}, "", "the CRD is not there; there is nothing of this kind to take over")
 			continue
 		}
+		if labels := s.crds[i].GetLabels(); labels[ownerName] != "" {
+			a.found("crds", note, []string{name}, "", "it stands in Git (Kustomization %s/%s): Sealock leaves its own in place when it applies that commit", labels[ownerNamespace], labels[ownerName])
+		}
 		stored, _, _ := unstructured.NestedStringSlice(s.crds[i].Object, "status", "storedVersions")
 		old := slices.DeleteFunc(stored, func(v string) bool { return v == "v1" })
 		if len(old) > 0 {
@@ -130,6 +133,15 @@ func (s *fluxState) checkOtherKinds(a *adoption) {
 	}
 	if charts := slices.Concat(namesOf(s.objects["HelmChart"], all), namesOf(s.objects["HelmRepository"], all)); len(charts) > 0 {
 		a.found("helm-charts", stops, charts, sideBySide, "charts come from source-controller: without it HelmReleases keep what they have, and fail at their next reconcile")
+	}
+	packed := namesOf(s.objects["HelmChart"], func(o *unstructured.Unstructured) bool {
+		return text(o, "spec", "sourceRef", "kind") == "GitRepository"
+	})
+	if len(packed) > 0 {
+		a.found("artifacts", warning, packed, "leave their GitRepositories to Flux: "+sideBySide, "charts made from GitRepositories: source-controller makes them of artifacts that it has fetched itself")
+	}
+	if len(s.consumers) > 0 {
+		a.found("artifacts", warning, s.consumers, "name the namespaces of the GitRepositories that they read with --artifact-anonymous-namespaces, see docs/spec/gitrepository.md", "they fetch artifacts without a token, which Sealock asks for")
 	}
 	if releases := s.objects["HelmRelease"]; len(releases) > 0 {
 		a.found("helm", note, nil, "", "%d HelmReleases stay with Flux's helm-controller", len(releases))

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 )
@@ -47,6 +50,7 @@ func TestAdoptPlan(t *testing.T) {
 		renamed  string
 		fix      string
 		argument string
+		accepted string // what stands in the way besides
 	}{
 		{name: "an old API server", change: func(_ *testing.T, s *fluxState) { s.server = "v1.27.3" }, check: "server", level: stops, says: "1.27.3"},
 		{name: "a supported one", check: "server", level: fine},
@@ -54,6 +58,18 @@ func TestAdoptPlan(t *testing.T) {
 			name: "a version that ours do not have is stored", check: "crds", level: stops, says: "v1beta2",
 			change: func(t *testing.T, s *fluxState) {
 				s.crds = append(s.crds, fluxObject(t, `{metadata: {name: kustomizations.kustomize.toolkit.fluxcd.io}, status: {storedVersions: [v1beta2, v1]}}`))
+			},
+		},
+		{
+			name: "a CRD that stands in Git", check: "crds", level: note, says: "Kustomization flux-system/flux-system",
+			change: func(t *testing.T, s *fluxState) {
+				s.crds = append(s.crds, fluxObject(t, `{metadata: {name: kustomizations.kustomize.toolkit.fluxcd.io, labels: {kustomize.toolkit.fluxcd.io/name: flux-system, kustomize.toolkit.fluxcd.io/namespace: flux-system}}, status: {storedVersions: [v1]}}`))
+			},
+		},
+		{
+			name: "a chart from a GitRepository", check: "artifacts", level: warning, says: "source-controller makes them", accepted: "helm-charts",
+			change: func(t *testing.T, s *fluxState) {
+				s.add(ready(t, "HelmChart", "apps", "a", "sourceRef: {kind: GitRepository, name: a}", ""))
 			},
 		},
 		{
@@ -239,7 +255,7 @@ func TestAdoptPlan(t *testing.T) {
 			}) {
 				t.Errorf("no %s %s says %q: %+v", tc.level, tc.check, tc.says, plan.Findings)
 			}
-			if tc.level != stops && len(plan.standing(nil)) > 0 {
+			if tc.level != stops && len(plan.standing([]string{tc.accepted})) > 0 {
 				t.Errorf("stands in the way: %v", plan.standing(nil))
 			}
 			if tc.level == stops && len(plan.standing([]string{tc.check})) > 0 {
@@ -314,5 +330,26 @@ func TestDisjoint(t *testing.T) {
 	}
 	if _, err := disjoint("key=a", "("); err == nil {
 		t.Error("a selector that cannot be read keeps nothing apart")
+	}
+}
+
+// TestAdoptFindsConsumersOfArtifacts: by their images, wherever they run.
+func TestAdoptFindsConsumersOfArtifacts(t *testing.T) {
+	deployment := func(namespace, image string) appsv1.Deployment {
+		return appsv1.Deployment{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "any"},
+			Spec:       appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Image: image}}}}},
+		}
+	}
+	s := &fluxState{consumers: consumersAmong([]appsv1.Deployment{
+		deployment("infra", "ghcr.io/flux-iac/tofu-controller:v0.16.0"), deployment("apps", "nginx:1"), deployment("flux-system", "ghcr.io/fluxcd/source-watcher@sha256:00"),
+	})}
+	if !slices.Equal(s.consumers, []string{"Deployment/infra/any", "Deployment/flux-system/any"}) {
+		t.Errorf("%v", s.consumers)
+	}
+	if plan := s.plan(); !slices.ContainsFunc(plan.Findings, func(f adoptFinding) bool {
+		return f.Check == "artifacts" && f.Level == warning && strings.Contains(f.Remedy, "--artifact-anonymous-namespaces")
+	}) {
+		t.Errorf("%+v", plan.Findings)
 	}
 }

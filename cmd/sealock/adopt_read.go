@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"path"
 	"slices"
 	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -36,6 +39,26 @@ type fluxState struct {
 	// tenants owns namespaces; nil where Sealock's CRDs are not installed.
 	tenants map[string]string
 	sealock bool
+	// consumers are Deployments that fetch artifacts of GitRepositories and know no token.
+	consumers []string
+}
+
+// anonymousConsumers are images of controllers that read GitRepositories, besides Flux's own.
+var anonymousConsumers = []string{"tf-controller", "tofu-controller", "source-watcher", "pulumi-kubernetes-operator"} //nolint:gochecknoglobals // a constant table
+
+// consumersAmong finds them by their images: they are installed in many ways.
+func consumersAmong(list []appsv1.Deployment) []string {
+	var out []string
+	for _, d := range list {
+		if slices.ContainsFunc(d.Spec.Template.Spec.Containers, func(c corev1.Container) bool {
+			repository, _, _ := strings.Cut(path.Base(c.Image), ":")
+			repository, _, _ = strings.Cut(repository, "@")
+			return slices.Contains(anonymousConsumers, repository)
+		}) {
+			out = append(out, "Deployment/"+d.Namespace+"/"+d.Name)
+		}
+	}
+	return out
 }
 
 // readFlux reads it, and fails as NotFound where there is none.
@@ -49,6 +72,11 @@ func readFlux(ctx context.Context, config *rest.Config, kube kubernetes.Interfac
 	if s.controllers, err = fluxControllers(ctx, kube, time.Now()); err != nil {
 		return nil, err
 	}
+	deployments, err := kube.AppsV1().Deployments("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, cannotRead("Deployments", err)
+	}
+	s.consumers = consumersAmong(deployments.Items)
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, err
