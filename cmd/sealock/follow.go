@@ -143,7 +143,7 @@ func (s *session) await(ctx context.Context, k kind, namespace, name string, tim
 	})
 	if err != nil && ctx.Err() == context.DeadlineExceeded { // the context's own error is this one
 		return last, fault.New("", fault.Transient, ref, "not done after %s: %s", timeout, line.words()).
-			Fix("see `sealock events --for %s/%s`, or wait longer with --timeout", k.name, name)
+			Fix("see `%s`, or wait longer with --timeout", eventsOf(ref))
 	}
 	return last, err
 }

@@ -127,7 +127,7 @@ func short(text string) string { return longDigest.ReplaceAllString(text, "$1:$2
 // "source" and, besides, under their own name.
 func byKind(parent *cobra.Command, group string, list []kind, build func(k kind, use string) *cobra.Command) {
 	sources := &cobra.Command{
-		Use: group, Short: parent.Short + ": sources", Args: knownNoun, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use: group, Short: parent.Short + ": sources", Args: knownNoun, RunE: knownNoun,
 	}
 	sources.Aliases = []string{"sources"}
 	if group == "sources" {
@@ -146,19 +146,20 @@ func byKind(parent *cobra.Command, group string, list []kind, build func(k kind,
 	}
 	// A kind that is misspelt is what is wrong, not the flags behind it.
 	parent.FParseErrWhitelist.UnknownFlags, sources.FParseErrWhitelist.UnknownFlags = true, true
-	parent.Args, parent.RunE = knownNoun, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	parent.Args, parent.RunE = knownNoun, knownNoun
 }
 
-// knownNoun refuses a kind that the verb does not know.
+// knownNoun refuses a kind that the verb does not know, and a verb without one.
 func knownNoun(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
 	var nouns []string
 	for _, c := range cmd.Commands() {
 		nouns = append(nouns, c.Name())
 	}
-	return wrongUse("%q is not something to %s", args[0], cmd.Name()).Fix("write one of: %s", strings.Join(nouns, ", "))
+	verb := strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+	if len(args) == 0 {
+		return wrongUse("%s what?", verb).Fix("write one of: %s; see `%s --help`", strings.Join(nouns, ", "), cmd.CommandPath())
+	}
+	return wrongUse("%q is not something to %s", args[0], verb).Fix("write one of: %s", strings.Join(nouns, ", "))
 }
 
 // oneName is the argument check of verbs that take one object.

@@ -346,7 +346,7 @@ func TestReconcileWaitsForTheOutcome(t *testing.T) {
 		{name: "ready", status: "True", reason: "ReconciliationSucceeded", message: "Applied revision: " + revision, stdout: "is ready at " + shortRevision},
 		{name: "refused by policy", status: "False", reason: "PolicyDenied", message: "ConfigMap/x: [p] no", code: 1, stderr: "PolicyDenied: ConfigMap/x"},
 		{name: "does not build", status: "False", reason: "BuildFailed", message: "kustomize build failed", code: 2, stderr: "BuildFailed"},
-		{name: "unhealthy", status: "False", reason: "HealthCheckFailed", message: "timeout", code: 5, stderr: "sealock events --for Kustomization/app"},
+		{name: "unhealthy", status: "False", reason: "HealthCheckFailed", message: "timeout", code: 5, stderr: "sealock events --for Kustomization/app -n "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPeople(t)

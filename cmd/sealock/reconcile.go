@@ -18,46 +18,73 @@ import (
 type reconcileOptions struct {
 	personFlags
 	withSource bool
+	all        bool
+	everywhere bool
 	timeout    time.Duration
 	output     string
 }
 
 func newReconcileCommand() *cobra.Command {
+	var o reconcileOptions
+	list := []kind{gitRepositoryKind, kustomizationKind}
 	cmd := &cobra.Command{
 		Use:   "reconcile",
 		Short: "Have a source fetched or a Kustomization applied now, and wait for the outcome",
 		Long: `reconcile asks the controller to look at an object at once, waits until it has, and prints the revision that it stands
 at. What takes longer than a second is told on standard error.
 
+With --all it does so for everything that is not suspended, sources first, and lists what did not get ready.
+
 The exit code says what came of it: 0 ready, 1 denied, 2 the commit is not valid, 4 something is missing, 5 not ready or
-not in time.`,
+not in time; with --all the first of these that happened, 0 for none.`,
 		Example: `  sealock reconcile ks app --with-source
+  sealock reconcile --all -A
   sealock reconcile source git app -n team-a --timeout 1m`,
 	}
 	byKind(cmd, "source", []kind{kustomizationKind, gitRepositoryKind}, newReconcileKind)
+	o.bind(cmd)
+	cmd.FParseErrWhitelist.UnknownFlags = false // this one does something by itself
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 || !o.all {
+			return knownNoun(cmd, args)
+		}
+		return nil
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return reconcileAll{&o, list}.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+	}
 	return cmd
 }
 
 func newReconcileKind(k kind, use string) *cobra.Command {
 	var o reconcileOptions
 	cmd := &cobra.Command{
-		Use: use + " NAME", Short: "Reconcile a " + k.name + " now", Args: oneName,
+		Use: use + " NAME", Short: "Reconcile a " + k.name + " now", Args: o.nameOrAll,
 		ValidArgsFunction: o.names(k),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.all {
+				return reconcileAll{&o, []kind{k}}.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			}
 			return o.run(cmd.Context(), k, args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	flags := cmd.Flags()
-	o.add(flags)
-	flags.DurationVar(&o.timeout, "timeout", 5*time.Minute, "How long to wait for the outcome.")
-	flags.StringVarP(&o.output, "output", "o", "", "Format: json or yaml; a line for people without it.")
+	o.bind(cmd)
 	if k.name == kustomizationKind.name {
-		flags.BoolVar(&o.withSource, "with-source", false, "Have the source fetched first.")
-		cmd.Example = "  sealock reconcile ks app --with-source"
+		cmd.Flags().BoolVar(&o.withSource, "with-source", false, "Have the source fetched first.")
+		cmd.Example = "  sealock reconcile ks app --with-source\n  sealock reconcile ks --all -n team-a"
 	} else {
-		cmd.Example = "  sealock reconcile source git app"
+		cmd.Example = "  sealock reconcile source git app\n  sealock reconcile source git --all -A"
 	}
 	return cmd
+}
+
+func (o *reconcileOptions) bind(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	o.add(flags)
+	flags.BoolVar(&o.all, "all", false, "All objects of the namespace that are not suspended.")
+	flags.BoolVarP(&o.everywhere, "all-namespaces", "A", false, "With --all, those of all namespaces.")
+	flags.DurationVar(&o.timeout, "timeout", 5*time.Minute, "How long to wait for the outcome; with --all, of all of one kind.")
+	flags.StringVarP(&o.output, "output", "o", "", "Format: json or yaml; lines for people without it.")
 }
 
 // outcomeOf is what reconcile, suspend and resume print for machines.
@@ -234,12 +261,22 @@ func failure(ref fault.Ref, c metav1.Condition) error {
 	switch c.Reason {
 	case "AccessDenied", "PolicyDenied":
 		kind = fault.Denied
-	case "BuildFailed", "InvalidCELExpression", "UnsupportedField", "FeatureGateDisabled", "InvalidURL", "InvalidSTSConfiguration", "InvalidPath":
+	case "BuildFailed", "InvalidCELExpression", "UnsupportedField", "FeatureGateDisabled", "URLInvalid", "InvalidProviderConfiguration",
+		"InvalidVerificationMode", "InvalidCommitSignature", "InvalidTagSignature":
 		kind = fault.Invalid
 	case "ArtifactFailed":
 		kind = fault.NotFound
 	case "ReconciliationFailed", "PruneFailed", "GitOperationFailed", "DependencyNotReady", "AuthenticationFailed", "HealthCheckCanceled":
 		kind = fault.Transient
 	}
-	return fault.New("", kind, ref, "%s: %s", c.Reason, short(c.Message)).Fix("see `sealock events --for %s/%s`", ref.Kind, ref.Name)
+	return fault.New("", kind, ref, "%s: %s", c.Reason, short(c.Message)).Fix("see `%s`", eventsOf(ref))
+}
+
+// eventsOf is the command that shows the events of an object.
+func eventsOf(ref fault.Ref) string {
+	text := "sealock events --for " + ref.Kind + "/" + ref.Name
+	if ref.Namespace != "" {
+		text += " -n " + ref.Namespace
+	}
+	return text
 }

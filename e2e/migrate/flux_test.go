@@ -15,6 +15,10 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
 	"sealock.dev/sealock/e2e/harness"
 )
 
@@ -102,6 +106,11 @@ func start(ctx context.Context, t *testing.T) (*harness.World, func(string) (str
 	if err := w.Apply(ctx, flux(w)); err != nil {
 		t.Fatal(err)
 	}
+	for _, kind := range []string{"GitRepository", "Kustomization"} {
+		if err := readyByFlux(ctx, w, kind); err != nil {
+			t.Fatal(err)
+		}
+	}
 	tools := t.TempDir()
 	script := fmt.Sprintf("#!/bin/sh\nexec %s kubectl \"$@\"\n", filepath.Join(bin, "devcluster"))
 	if err := os.WriteFile(filepath.Join(tools, "kubectl"), []byte(script), 0o700); err != nil {
@@ -113,6 +122,18 @@ func start(ctx context.Context, t *testing.T) (*harness.World, func(string) (str
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
+}
+
+// readyByFlux gives the object of the kind the status that Flux leaves behind: a Ready that says nothing about Sealock.
+func readyByFlux(ctx context.Context, w *harness.World, kind string) error {
+	group := map[string]string{"GitRepository": "source", "Kustomization": "kustomize"}[kind] + ".toolkit.fluxcd.io"
+	r, err := w.Resource(schema.GroupVersionKind{Group: group, Version: "v1", Kind: kind}, "apps")
+	if err != nil {
+		return err
+	}
+	const status = `{"status":{"observedGeneration":1,"conditions":[{"type":"Ready","status":"True","reason":"Succeeded","message":"by Flux","observedGeneration":1,"lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
+	_, err = r.Patch(ctx, "app", types.MergePatchType, []byte(status), metav1.PatchOptions{}, "status")
+	return err
 }
 
 // flux is an installation with one Kustomization beside its own namespace.
