@@ -305,6 +305,7 @@ func TestRights(t *testing.T) {
 		{controller, "bind", "rbac.authorization.k8s.io", "clusterroles", "", "cluster-admin", "", false, "no other role"},
 		{controller, "patch", "admissionregistration.k8s.io", "validatingwebhookconfigurations", "", "sealock", "", true, "its own CA"},
 		{controller, "patch", "admissionregistration.k8s.io", "validatingwebhookconfigurations", "", "somebody-else", "", false, "no other webhook"},
+		{controller, "create", "authentication.k8s.io", "selfsubjectreviews", "", "", "", true, "the time of the API server"},
 		{controller, "update", "coordination.k8s.io", "leases", "", "", "sealock-system", true, "leader election"},
 		{controller, "update", "coordination.k8s.io", "leases", "", "", "kube-system", false, "not the leases of others"},
 		{platform, "create", "apiextensions.k8s.io", "customresourcedefinitions", "", "", "", true, "Flux users expect it"},

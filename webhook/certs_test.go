@@ -12,6 +12,7 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,7 +77,7 @@ func trusted(t *testing.T, c *Certificates, ca []byte) *x509.Certificate {
 
 func TestCertificatesAreMadeSharedAndRenewed(t *testing.T) {
 	at := &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
-	api := fake.NewClientBuilder().WithObjects(configuration()).Build()
+	api := server(at, configuration())
 	first, second := certificates(at), certificates(at)
 	if _, err := first.GetCertificate(nil); err == nil {
 		t.Error("a certificate from nowhere")
@@ -146,7 +147,7 @@ func TestCertificatesAreMadeAgainWhenTheyDoNotServe(t *testing.T) {
 		"no data":       func(_ *Certificates, s *corev1.Secret) { s.Data = nil },
 	} {
 		at := &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
-		api := fake.NewClientBuilder().WithObjects(configuration()).Build()
+		api := server(at, configuration())
 		c := certificates(at)
 		if err := c.Ensure(t.Context(), api); err != nil {
 			t.Fatal(err)
@@ -166,7 +167,7 @@ func TestCertificatesAreMadeAgainWhenTheyDoNotServe(t *testing.T) {
 
 func TestSeveralReplicasStartAtOnce(t *testing.T) {
 	at := &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
-	api := fake.NewClientBuilder().WithObjects(configuration()).Build()
+	api := server(at, configuration())
 	all := []*Certificates{certificates(at), certificates(at), certificates(at)}
 	var wait sync.WaitGroup
 	for _, c := range all {
@@ -184,8 +185,9 @@ func TestSeveralReplicasStartAtOnce(t *testing.T) {
 }
 
 func TestCertificatesWithoutConfiguration(t *testing.T) {
-	c := certificates(&clock{now: time.Now()})
-	err := c.Ensure(t.Context(), fake.NewClientBuilder().Build())
+	at := &clock{now: time.Now()}
+	c := certificates(at)
+	err := c.Ensure(t.Context(), server(at))
 	if fault.KindOf(err) != fault.NotFound || err == nil {
 		t.Errorf("%v", err)
 	}
@@ -194,6 +196,79 @@ func TestCertificatesWithoutConfiguration(t *testing.T) {
 	}
 	if _, err := c.GetCertificate(nil); err != nil {
 		t.Errorf("and yet it serves: %v", err)
+	}
+}
+
+// server is an API server with a clock of its own.
+func server(at *clock, objects ...client.Object) client.Client {
+	return fake.NewClientBuilder().WithObjects(objects...).WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(ctx context.Context, api client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			if review, ok := o.(*authenticationv1.SelfSubjectReview); ok {
+				review.CreationTimestamp = metav1.NewTime(at.now)
+				return nil
+			}
+			return api.Create(ctx, o, opts...)
+		},
+	}).Build()
+}
+
+// TestClockOfTheReplicaIsWrong: whatever the clock of a replica says, what it serves is valid by the API server's, and a
+// certificate that is good by that one is not made anew.
+func TestClockOfTheReplicaIsWrong(t *testing.T) {
+	const day = 24 * time.Hour
+	for _, wrong := range []time.Duration{time.Hour, 365 * day, -day, -365 * day} {
+		theirs := &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+		api, ours := server(theirs, configuration()), &clock{now: theirs.now.Add(wrong)}
+		c, judge := certificates(ours), certificates(theirs)
+		ensure := func() string {
+			t.Helper()
+			if err := c.Ensure(t.Context(), api); err != nil {
+				t.Fatalf("%s: %v", wrong, err)
+			}
+			secret, ca := stored(t, api)
+			judge.current.Store(c.current.Load())
+			trusted(t, judge, ca)
+			return secret.ResourceVersion
+		}
+		made := ensure()
+		for range 3 {
+			if again := ensure(); again != made {
+				t.Errorf("%s: made anew", wrong)
+			}
+		}
+		ours.now = theirs.now // it is set
+		if again := ensure(); again != made {
+			t.Errorf("%s: made anew when the clock was set", wrong)
+		}
+		ours.now = theirs.now.Add(wrong)
+		theirs.now = theirs.now.Add(61 * day)
+		ours.now = ours.now.Add(61 * day)
+		if again := ensure(); again == made && wrong > -30*day {
+			t.Errorf("%s: not renewed", wrong)
+		}
+	}
+}
+
+// TestNobodyTellsTheTime: an API server that refuses to say its time is taken to share ours; of one that does not answer
+// nothing is made.
+func TestNobodyTellsTheTime(t *testing.T) {
+	at := &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	for cause, serves := range map[error]bool{
+		apierrors.NewForbidden(schema.GroupResource{Resource: "selfsubjectreviews"}, "", errors.New("no")): true,
+		apierrors.NewNotFound(schema.GroupResource{Resource: "selfsubjectreviews"}, ""):                    true,
+		errors.New("connection refused"): false,
+	} {
+		api := fake.NewClientBuilder().WithObjects(configuration()).WithInterceptorFuncs(interceptor.Funcs{
+			Create: func(ctx context.Context, api client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+				if _, ok := o.(*authenticationv1.SelfSubjectReview); ok {
+					return cause
+				}
+				return api.Create(ctx, o, opts...)
+			},
+		}).Build()
+		if err := certificates(at).Ensure(t.Context(), api); (err == nil) != serves {
+			t.Errorf("%v: %v", cause, err)
+		}
 	}
 }
 
