@@ -56,6 +56,7 @@ type snapshot struct {
 	bySize     map[int][]*PrivateKey // each newest first
 	has        map[string]bool       // by fingerprint
 	newest     *Certificate
+	created    time.Time // when the Secret of newest was
 }
 
 // NewKeyRing returns a ring without keys. key makes the digests under which the ring remembers what it opened.
@@ -141,7 +142,7 @@ func newSnapshot(pairs []pair) *snapshot {
 	prints := make([]string, 0, len(pairs))
 	for _, p := range pairs {
 		if s.newest == nil {
-			s.newest = p.cert
+			s.newest, s.created = p.cert, p.from.Created
 		}
 		if s.has[p.key.fingerprint] {
 			continue
@@ -173,6 +174,14 @@ func (r *KeyRing) Newest() *Certificate {
 		return s.newest
 	}
 	return nil
+}
+
+// NewestCreated returns when the key of Newest was stored, by the clock of the API server.
+func (r *KeyRing) NewestCreated() time.Time {
+	if s := r.snapshot.Load(); s != nil {
+		return s.created
+	}
+	return time.Time{}
 }
 
 // errNotLoaded is what the ring answers before the first Load.

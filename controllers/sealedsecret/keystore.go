@@ -52,6 +52,7 @@ type KeyStore struct {
 	Now func() time.Time
 
 	nudges chan struct{}
+	made   time.Time // when this process made a key
 }
 
 const defaultPrefix = "sealed-secrets-key"
@@ -150,13 +151,23 @@ func (s *KeyStore) Sync(ctx context.Context, leads bool) error {
 	return s.publish(ctx)
 }
 
-// renewal returns how long the newest key is still to be used for sealing.
+// renewal returns how long the newest key is still to be used for sealing. Its certificate tells since when that is, but
+// where it begins in the future: it was made by a clock that was wrong then, and without the API server's word nothing would
+// be renewed until that time has come. No process makes more than one in a period, whatever the two say.
 func (s *KeyStore) renewal() (time.Duration, bool) {
 	newest := s.Ring.Newest()
 	if s.RenewAfter <= 0 || newest == nil {
 		return 0, false
 	}
-	return newest.NotBefore().Add(s.RenewAfter).Sub(s.Now()), true
+	now, since := s.Now(), newest.NotBefore()
+	if since.After(now) {
+		since = s.Ring.NewestCreated()
+	}
+	next := since.Add(s.RenewAfter).Sub(now)
+	if !s.made.IsZero() {
+		next = max(next, s.RenewAfter-now.Sub(s.made))
+	}
+	return next, true
 }
 
 func (s *KeyStore) load(ctx context.Context) error {
@@ -197,7 +208,12 @@ func (s *KeyStore) load(ctx context.Context) error {
 
 // generate makes a key in the peer's format. It is one of two places where a private key is revealed: the other parses it.
 func (s *KeyStore) generate(ctx context.Context) error {
-	made, err := sealing.Generate(s.Now(), s.Bits)
+	// It is to be the newest, also where the one before it begins in the future.
+	from := s.Now().Truncate(time.Second) // certificates know no fractions
+	if before := s.Ring.Newest(); before != nil && !from.After(before.NotBefore()) {
+		from = before.NotBefore().Add(time.Second)
+	}
+	made, err := sealing.Generate(from, s.Bits)
 	if err != nil {
 		return fault.New(fault.StageOpen, fault.Internal, s.ref(""), "%w", err)
 	}
@@ -212,6 +228,7 @@ func (s *KeyStore) generate(ctx context.Context) error {
 	if err := s.Client.Create(ctx, secret, client.FieldOwner("sealock")); err != nil {
 		return s.fault("storing a new key", err)
 	}
+	s.made = s.Now()
 	ctrl.LoggerFrom(ctx).WithName("keystore").Info("sealing key made: back it up", "secret", s.Namespace+"/"+secret.Name)
 	return nil
 }

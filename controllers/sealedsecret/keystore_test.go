@@ -136,6 +136,58 @@ func TestRenewalKeepsTheOldKey(t *testing.T) {
 	}
 }
 
+// TestRenewalByAWrongClock: a clock that runs ahead makes one key too early, and neither a storm of them nor, once it is set,
+// a key that is used until the time that it showed has come.
+func TestRenewalByAWrongClock(t *testing.T) {
+	ctx, theirs, wrong := context.Background(), time.Now(), time.Duration(0)
+	c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(ctx context.Context, api client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			o.SetCreationTimestamp(metav1.NewTime(theirs))
+			return api.Create(ctx, o, opts...)
+		},
+	}).Build()
+	start := func() *KeyStore {
+		s := store(c)
+		s.RenewAfter, s.Now = 720*time.Hour, func() time.Time { return theirs.Add(wrong) }
+		return s
+	}
+	s := start()
+	prints := map[string]bool{}
+	sync := func(what string, want int) {
+		t.Helper()
+		for range 4 {
+			if err := s.Sync(ctx, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		prints[string(s.Ring.Newest().PEM())] = true
+		list := &corev1.SecretList{}
+		if err := c.List(ctx, list); err != nil || len(list.Items) != want || len(prints) != want {
+			t.Fatalf("%s: %d keys, %d of them were the newest, instead of %d; %v", what, len(list.Items), len(prints), want, err)
+		}
+	}
+	const day = 24 * time.Hour
+	sync("at first", 1)
+	wrong = -day
+	sync("a day back", 1)
+	wrong = 365 * day
+	sync("a year ahead", 2)
+	wrong = 0
+	s = start() // what it made in which period, a process measures by the clock that nobody sets, which tests have none of
+	sync("set", 2)
+	theirs = theirs.Add(29 * day)
+	sync("not yet due", 2)
+	theirs = theirs.Add(2 * day)
+	sync("due", 3)
+	s = start()
+	sync("another process", 3)
+	wrong = 100 * day
+	s = start()
+	sync("ahead again, but not as far", 4)
+	theirs = theirs.Add(31 * day)
+	sync("due again", 5)
+}
+
 // TestStartFollowsTheWatchAndTheLease drives the loop by its channels alone.
 func TestStartFollowsTheWatchAndTheLease(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
