@@ -360,6 +360,9 @@ func TestGitHubApp(t *testing.T) {
 		if _, err := r.Fetch(t.Context(), alice, q); err != nil {
 			t.Fatalf("after %s: %v", step.later, err)
 		}
+		if until := r.tokens.list[q.Remote.appIdentity(r.key)].until; until == until.Round(0) { //nolint:staticcheck // with or without the monotonic clock
+			t.Error("the end of a token is told by the wall clock, which may be moved")
+		}
 		if got := h.minted.Load() - before; got != step.minted {
 			t.Errorf("after %s %d tokens were asked for, want %d", step.later, got, step.minted)
 		}

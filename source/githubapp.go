@@ -231,7 +231,8 @@ func (r Remote) appToken(ctx context.Context, a githubApp, now time.Time) (appTo
 	if answer.Token == "" || strings.ContainsAny(answer.Token, "\r\n") {
 		return appToken{}, fail(fault.Transient, ReasonAuth, "the API of GitHub answered without a token").At("spec.secretRef: githubAppBaseURL")
 	}
-	return appToken{value: plaintext.FromString(answer.Token), until: answer.Expires}, nil
+	// By the clock of this process that nobody sets: its wall clock may be moved before the token is over.
+	return appToken{value: plaintext.FromString(answer.Token), until: now.Add(answer.Expires.Sub(now))}, nil
 }
 
 // appAPI is the API of GitHub, or of a server that speaks it.

@@ -44,7 +44,7 @@ func TestRetention(t *testing.T) {
 		later   time.Duration
 		removed int
 		before  bool
-	}{{30 * time.Second, 0, true}, {61 * time.Second, 1, false}, {time.Hour, 0, false}} {
+	}{{-24 * time.Hour, 0, true}, {30 * time.Second, 0, true}, {61 * time.Second, 1, false}, {time.Hour, 0, false}, {365 * 24 * time.Hour, 0, false}} {
 		now = time.Now().Add(step.later)
 		n, err := s.Collect(alice, stored[2])
 		if err != nil || n != step.removed || s.Has(stored[1]) != step.before || !s.Has(stored[2]) {
