@@ -103,7 +103,10 @@ func (r *Reconciler) deleteOwned(ctx context.Context, ks *kustomizev1.Kustomizat
 	if err != nil || ks.GetDeletionPolicy() != kustomizev1.DeletionPolicyWaitForTermination {
 		return false, err
 	}
-	if time.Since(ks.DeletionTimestamp.Time) > ks.GetTimeout() {
+	if m.deletingSince.IsZero() { // not when the deletion was asked for: that is told by another clock
+		m.deletingSince = time.Now()
+	}
+	if time.Since(m.deletingSince) > ks.GetTimeout() {
 		r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, "failed to wait for resources termination", about)
 		return false, nil
 	}

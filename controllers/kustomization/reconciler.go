@@ -148,7 +148,8 @@ type memory struct {
 	settled   bool // all of waitFor were healthy at the last look
 	rolling   bool // they were, and Ready still says so
 
-	deleting []manifest.ID // deleted by the finalizer
+	deleting      []manifest.ID // deleted by the finalizer
+	deletingSince time.Time     // when it began to wait for them to go
 }
 
 // history notes how an attempt ended. A build that failed has no digest, and leaves no trace.
