@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"regexp"
 	"strings"
 
@@ -129,7 +130,8 @@ func (r Ref) chooseCommit(refs *packp.AdvRefs) (selection, error) {
 	return s, nil
 }
 
-// newest returns the tag of the highest version in the range.
+// newest returns the tag of the highest version in the range. A tag counts when it is a whole version, with or without a v in
+// front: 20240101 and v3 are none. Of equal versions the one with the higher build metadata is taken: the listing tells no times.
 func (r Ref) newest(refs *packp.AdvRefs) (string, error) {
 	limit, err := semver.NewConstraint(r.SemVer)
 	if err != nil {
@@ -142,12 +144,12 @@ func (r Ref) newest(refs *packp.AdvRefs) (string, error) {
 		if !ok {
 			continue
 		}
-		v, err := semver.NewVersion(short)
+		v, err := semver.StrictNewVersion(strings.TrimPrefix(short, "v"))
 		if err != nil || !limit.Check(v) {
 			continue
 		}
-		// Two tags of one version (v1.0.0 and 1.0.0, or different metadata) are told apart by name, always alike.
-		if best == nil || v.GreaterThan(best) || v.Equal(best) && short > tag {
+		// v1.0.0 and 1.0.0 are told apart by name, always alike.
+		if best == nil || cmp.Or(v.Compare(best), byNumbers(v.Metadata(), best.Metadata()), cmp.Compare(short, tag)) > 0 {
 			best, tag = v, short
 		}
 	}
@@ -156,3 +158,29 @@ func (r Ref) newest(refs *packp.AdvRefs) (string, error) {
 	}
 	return tag, nil
 }
+
+// byNumbers compares texts so that the numbers in them count as numbers: b9 comes before b10.
+func byNumbers(a, b string) int {
+	for a != "" && b != "" {
+		x, y := leading(a), leading(b)
+		a, b = a[len(x):], b[len(y):]
+		if number(x) && number(y) {
+			x, y = strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
+			if c := cmp.Compare(len(x), len(y)); c != 0 {
+				return c
+			}
+		}
+		if c := cmp.Compare(x, y); c != 0 {
+			return c
+		}
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// leading returns the digits that a text begins with, or else its first byte.
+func leading(text string) string {
+	n := len(text) - len(strings.TrimLeft(text, "0123456789"))
+	return text[:max(n, 1)]
+}
+
+func number(text string) bool { return text[0] >= '0' && text[0] <= '9' }
