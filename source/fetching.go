@@ -138,10 +138,16 @@ func (f *fetching) request(sel selection) request {
 	return request{wants: []plumbing.Hash{sel.want}, shallow: true}
 }
 
+// negotiates reports whether the server may be told what is here. Those that want multi_ack for it, Azure DevOps and AWS
+// CodeCommit, do not say what program they are, which git and all that follows it do.
+func (f *fetching) negotiates() bool {
+	return f.refs.Capabilities.Supports(capability.Agent) || !f.refs.Capabilities.Supports(capability.MultiACK) && !f.refs.Capabilities.Supports(capability.MultiACKDetailed)
+}
+
 // transfer gets the commit: as an addition to repo when that works, into a new repository otherwise.
 func (f *fetching) transfer(repo *repository, sel selection) (*object.Commit, *repository, error) {
 	ask := f.request(sel)
-	if repo != nil && ask.shallow && repo.grow() {
+	if repo != nil && ask.shallow && f.negotiates() && repo.grow() {
 		more := ask
 		more.haves = repo.tips()
 		c, err := f.receive(repo, more, sel)

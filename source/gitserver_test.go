@@ -7,6 +7,7 @@ import (
 	"crypto/sha1"
 	"encoding/base64"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -133,6 +134,44 @@ func startHTTP(t testing.TB, root string, tls bool) *httpServer {
 	return s
 }
 
+// startStrict serves root as Azure DevOps does: it names no agent, and refuses who does not speak of multi_ack, or who says
+// what it has. asked gets the bodies of requests for objects.
+func startStrict(t testing.TB, root string, asked func(body string)) *httpServer {
+	t.Helper()
+	const offer = "multi_ack thin-pack side-band side-band-64k no-progress shallow allow-tip-sha1-in-want filter"
+	backend := startHTTP(t, root, false).Config.Handler
+	return &httpServer{Server: newServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			listing := httptest.NewRecorder()
+			backend.ServeHTTP(listing, r)
+			w.WriteHeader(listing.Code)
+			_, _ = w.Write(offering(listing.Body.String(), offer))
+			return
+		}
+		body, _ := io.ReadAll(r.Body)
+		asked(string(body))
+		first, _, _ := strings.Cut(string(body), "\n")
+		if !strings.Contains(first, " multi_ack") || strings.Contains(string(body), "have ") {
+			http.Error(w, "TF401041: The Git protocol sent is not as expected (Clients must support multi-ack.).", http.StatusBadRequest)
+			return
+		}
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		backend.ServeHTTP(w, r)
+	}))}
+}
+
+// offering returns a reference listing with other capabilities.
+func offering(listing, capabilities string) []byte {
+	before, rest, ok := strings.Cut(listing, "\x00")
+	if !ok {
+		return []byte(listing)
+	}
+	_, after, _ := strings.Cut(rest, "\n")
+	at := strings.Index(before, "\n0000") + 5 // the line begins after the flush, with its length
+	line := before[at+4:] + "\x00" + capabilities + "\n"
+	return []byte(before[:at] + fmt.Sprintf("%04x", len(line)+4) + line + after)
+}
+
 func newServer(t testing.TB, h http.Handler) *httptest.Server {
 	t.Helper()
 	s := httptest.NewServer(h)
@@ -160,6 +199,7 @@ type sshServer struct {
 	encrypted  string // PEM, with testPassword
 	strange    string // PEM of a key that the server does not know
 	said       atomic.Pointer[string]
+	heard      firstBytes // what clients asked for
 }
 
 func keyPair(t testing.TB) (ssh.Signer, ed25519.PrivateKey) {
@@ -192,18 +232,26 @@ func pemOf(t testing.TB, key ed25519.PrivateKey, passphrase string) string {
 
 func startSSH(t testing.TB, root string) *sshServer {
 	t.Helper()
-	host, _ := keyPair(t)
 	client, private := keyPair(t)
 	_, stranger := keyPair(t)
+	s := startSSHFor(t, root, client.PublicKey())
+	s.identity, s.encrypted, s.strange = pemOf(t, private, ""), pemOf(t, private, testPassword), pemOf(t, stranger, "")
+	return s
+}
+
+// startSSHFor lets the owner of the key in.
+func startSSHFor(t testing.TB, root string, client ssh.PublicKey) *sshServer {
+	t.Helper()
+	host, _ := keyPair(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	s := &sshServer{addr: listener.Addr().String(), identity: pemOf(t, private, ""), encrypted: pemOf(t, private, testPassword), strange: pemOf(t, stranger, "")}
+	s := &sshServer{addr: listener.Addr().String(), heard: firstBytes{limit: 1 << 20}}
 	s.knownHosts = knownhosts.Line([]string{s.addr}, host.PublicKey())
 	cfg := &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-		if string(key.Marshal()) != string(client.PublicKey().Marshal()) {
+		if string(key.Marshal()) != string(client.Marshal()) {
 			return nil, io.ErrUnexpectedEOF
 		}
 		return &ssh.Permissions{}, nil
@@ -260,7 +308,7 @@ func (s *sshServer) session(channel ssh.Channel, asked <-chan *ssh.Request, root
 			return
 		}
 		go func() {
-			_, _ = io.Copy(stdin, channel)
+			_, _ = io.Copy(stdin, io.TeeReader(channel, &s.heard))
 			_ = stdin.Close()
 		}()
 		status := []byte{0, 0, 0, 0}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
 
@@ -20,6 +22,7 @@ import (
 var errTooMuch = errors.New("the answer is too large")
 
 const (
+	maxFirstLine = 8 << 10          // of a reference listing: the first reference, and what the server can do
 	maxErrorBody = 4 << 10          // of an answer that is an error; its text is never shown
 	maxListing   = 64 << 20         // of a reference listing, which is held in memory
 	dialTimeout  = 10 * time.Second // for one address of a server; the whole is bound by the context
@@ -35,7 +38,8 @@ func (r Remote) openHTTP(u *url.URL, limit int64) (session transport.UploadPackS
 	if err != nil {
 		return nil, nil, err
 	}
-	client := &http.Client{Transport: limitedBodies{next: pool, limit: limit}, CheckRedirect: r.redirect(u)}
+	head := &firstBytes{limit: maxFirstLine}
+	client := &http.Client{Transport: limitedBodies{next: pool, limit: limit, head: head}, CheckRedirect: r.redirect(u)}
 	ep, err := transport.NewEndpoint((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimSuffix(u.Path, "/")}).String())
 	if err != nil {
 		return nil, nil, badURL("it cannot be parsed")
@@ -45,7 +49,33 @@ func (r Remote) openHTTP(u *url.URL, limit int64) (session transport.UploadPackS
 		method = auth
 	}
 	session, err = githttp.NewClientWithOptions(client, &githttp.ClientOptions{RedirectPolicy: githttp.FollowInitialRedirects}).NewUploadPackSession(ep, method)
-	return session, pool.CloseIdleConnections, err
+	return httpSession{session, head}, pool.CloseIdleConnections, err
+}
+
+// httpSession is the library's, less that it hides from us that a server speaks of multi_ack. Some serve nobody who does not.
+type httpSession struct {
+	transport.UploadPackSession
+	head *firstBytes // of the last listing
+}
+
+// AdvertisedReferencesContext reads the reference listing.
+func (s httpSession) AdvertisedReferencesContext(ctx context.Context) (*packp.AdvRefs, error) {
+	refs, err := s.UploadPackSession.AdvertisedReferencesContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, rest, _ := strings.Cut(s.head.String(), "\x00")
+	line, _, whole := strings.Cut(rest, "\n")
+	offered := capability.NewList()
+	if !whole || offered.Decode([]byte(line)) != nil {
+		return refs, nil
+	}
+	for _, c := range []capability.Capability{capability.MultiACK, capability.MultiACKDetailed} {
+		if offered.Supports(c) {
+			_ = refs.Capabilities.Set(c) // it takes no value
+		}
+	}
+	return refs, nil
 }
 
 // transport returns the connections to an http(s) server.
@@ -97,6 +127,7 @@ func (r Remote) redirect(from *url.URL) func(*http.Request, []*http.Request) err
 type limitedBodies struct {
 	next  http.RoundTripper
 	limit int64
+	head  *firstBytes // gets the beginning of a listing
 }
 
 func (l limitedBodies) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -109,11 +140,12 @@ func (l limitedBodies) RoundTrip(req *http.Request) (*http.Response, error) {
 		res.Body = readCloser{io.LimitReader(res.Body, maxErrorBody), res.Body}
 		return res, nil
 	}
-	limit := l.limit
 	if req.Method == http.MethodGet {
-		limit = maxListing
+		l.head.reset() // an answer before was a redirect
+		res.Body = readCloser{io.TeeReader(&bounded{from: res.Body, left: maxListing}, l.head), res.Body}
+		return res, nil
 	}
-	res.Body = readCloser{&bounded{from: res.Body, left: limit}, res.Body}
+	res.Body = readCloser{&bounded{from: res.Body, left: l.limit}, res.Body}
 	return res, nil
 }
 

@@ -171,6 +171,9 @@ func (r *repository) receive(ctx context.Context, session transport.UploadPackSe
 	}
 	thin := len(ask.haves) > 0
 	if thin {
+		// One acknowledgement is all that the library reads. Without haves there is none, whatever was agreed on.
+		req.Capabilities.Delete(capability.MultiACK)
+		req.Capabilities.Delete(capability.MultiACKDetailed)
 		// Only with it does a server leave out what a shallow client has. All servers know it; one that does not is
 		// asked again without.
 		_ = req.Capabilities.Set(capability.ThinPack)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing/format/pktline"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"golang.org/x/crypto/ssh"
 
@@ -123,7 +124,7 @@ func (s *sshSession) AdvertisedReferencesContext(context.Context) (*packp.AdvRef
 	case err != nil:
 		return nil, err
 	}
-	transport.FilterUnsupportedCapabilities(refs.Capabilities)
+	refs.Capabilities.Delete(capability.ThinPack) // it is asked for where it is of use
 	s.refs = refs
 	return refs, nil
 }
@@ -199,6 +200,12 @@ func (f *firstBytes) Write(p []byte) (int, error) {
 		f.kept = append(f.kept, p[:min(room, len(p))]...)
 	}
 	return len(p), nil
+}
+
+func (f *firstBytes) reset() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.kept = nil
 }
 
 func (f *firstBytes) String() string {

@@ -318,7 +318,7 @@ func (n *nesting) receive(rawURL string, commit plumbing.Hash) error {
 		return err
 	}
 	ask := f.request(sel)
-	if ask.shallow {
+	if ask.shallow && f.negotiates() {
 		ask.haves = n.repo.partsOf(rawURL)
 	}
 	before := n.repo.size()
