@@ -438,3 +438,35 @@ func TestGitHubAppThatDoesNotWork(t *testing.T) {
 		t.Errorf("%d tokens", h.minted.Load())
 	}
 }
+
+// TestT20AppAPIStaysInTheFence: the API of a GitHub App, which gets a claim signed with its key, is one of the places that the
+// tenant may name; that of github.com everybody may.
+func TestT20AppAPIStaysInTheFence(t *testing.T) {
+	root := t.TempDir()
+	newGitRepo(t, root, "app.git").push("first")
+	h := startHub(t, root)
+	try := func(allows func(string) bool) error {
+		remote := h.remote("githubAppInstallationID", "77")
+		remote.Allows = allows
+		_, err := openCache(t, t.TempDir(), DefaultLimits()).Fetch(t.Context(), alice, Request{Remote: remote, Ref: Ref{Branch: "main"}})
+		return err
+	}
+	err := try(func(u string) bool { return strings.HasPrefix(u, h.git.URL+"/") })
+	if fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), "githubAppBaseURL") || h.asked.Load() != nil {
+		t.Errorf("outside of the fence: %v, asked %v", err, h.asked.Load() != nil)
+	}
+	if err := try(func(u string) bool { return strings.HasPrefix(u, h.git.URL+"/") || u == h.api.URL+"/api/v3" }); err != nil {
+		t.Errorf("inside: %v", err)
+	}
+	hosted := h.remote("githubAppInstallationID", "77")
+	delete(hosted.Auth, "githubAppBaseURL")
+	hosted.Allows = func(string) bool { return false }
+	for _, base := range []string{"", "https://api.github.com", "https://api.github.com/"} {
+		if base != "" {
+			hosted.Auth["githubAppBaseURL"] = plaintext.FromString(base)
+		}
+		if _, err := hosted.app(); err != nil {
+			t.Errorf("github.com as %q: %v", base, err)
+		}
+	}
+}

@@ -87,6 +87,11 @@ func (r Remote) app() (githubApp, error) {
 	if u, err := url.Parse(a.base); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" {
 		return githubApp{}, badApp("githubAppBaseURL", "it is no URL of an API").Fix("set it to https://host/api/v3, or leave it out for github.com")
 	}
+	if a.base = strings.TrimSuffix(a.base, "/"); a.base != appDefaultBase && r.Allows != nil && !r.Allows(a.base) {
+		// It gets a claim that the key of the App has signed, and what it answers is sent to the Git server.
+		return githubApp{}, fail(fault.Denied, ReasonURL, "the fence of the tenant does not name this API").At("spec.secretRef: githubAppBaseURL").
+			Fix("ask the platform team to add it to spec.git.urls of the Tenant")
+	}
 	private, _ := r.text("githubAppPrivateKey")
 	if a.key = parseRSA([]byte(private)); a.key == nil {
 		return githubApp{}, badApp("githubAppPrivateKey", "it is missing, or no RSA private key in PEM")
@@ -211,7 +216,7 @@ func (r Remote) appToken(ctx context.Context, a githubApp, now time.Time) (appTo
 	if err != nil {
 		return appToken{}, err
 	}
-	api := appAPI{ctx: ctx, base: strings.TrimSuffix(a.base, "/"), claim: claim, client: &http.Client{
+	api := appAPI{ctx: ctx, base: a.base, claim: claim, client: &http.Client{
 		Transport: pool,
 		// A claim goes to the API that the Secret names, and nowhere else.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
