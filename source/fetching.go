@@ -68,7 +68,8 @@ func (f *fetching) finish(repo *repository, sel selection, commit plumbing.Hash,
 	got := &Fetched{}
 	token := ""
 	if q.Verify != nil {
-		token = string(q.Verify.Mode) + " " + sel.want.String() + " " + commit.String()
+		// The label, too: the name of a tag is part of what was signed.
+		token = string(q.Verify.Mode) + " " + sel.want.String() + " " + commit.String() + " " + sel.label
 		if q.Verify.Again || !e.passed(token) {
 			if got.Verified, err = q.Verify.verify(f.ctx, repo, sel, c); err != nil {
 				if rejects(err, sel.revision(commit)) {
