@@ -160,14 +160,30 @@ func (e *entryOf) adopt(t *Tree, repo *repository, verified string) error {
 			trees = append(trees, old)
 		}
 	}
-	repos := []*repository{repo}
-	for _, old := range e.repos {
-		if old != repo && slices.ContainsFunc(trees, func(t *Tree) bool { return t.repo == old }) {
-			repos = append(repos, old)
+	e.trees, e.saved = trees, nil
+	return e.reduce(repo)
+}
+
+// keep lets the next fetch build on a repository although no tree is made of it now.
+func (e *entryOf) keep(repo *repository) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.reduce(repo)
+}
+
+// reduce puts the repository first, drops those that no tree needs, counts what is left and saves it. mu is held.
+func (e *entryOf) reduce(first *repository) error {
+	repos, gone := []*repository{first}, []*repository(nil)
+	for _, r := range e.repos {
+		switch {
+		case r == first:
+		case e.needs(r):
+			repos = append(repos, r)
+		default:
+			gone = append(gone, r)
 		}
 	}
-	gone := slices.DeleteFunc(slices.Clone(e.repos), func(r *repository) bool { return slices.Contains(repos, r) })
-	e.trees, e.repos, e.saved, e.bytes = trees, repos, nil, 0
+	e.repos, e.bytes = repos, 0
 	for _, r := range repos {
 		e.bytes += r.size()
 	}
@@ -181,15 +197,10 @@ func (e *entryOf) adopt(t *Tree, repo *repository, verified string) error {
 	return nil
 }
 
-// keep lets the next fetch build on a repository although no tree is made of it now.
-func (e *entryOf) keep(repo *repository) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if !slices.Contains(e.repos, repo) {
-		e.repos = append([]*repository{repo}, e.repos...)
-	}
-	e.bytes += repo.size()
-	return e.save()
+// needs reports whether a tree is in the repository.
+func (e *entryOf) needs(r *repository) bool {
+	return slices.ContainsFunc(e.trees, func(t *Tree) bool { return t.repo == r }) ||
+		slices.ContainsFunc(e.saved, func(s treeState) bool { return s.Repository == r.name })
 }
 
 // passed reports whether what the token stands for is the last that passed verification.
