@@ -107,7 +107,7 @@ func (s *survey) walk(h plumbing.Hash, depth int) (summary, error) {
 	return sum, nil
 }
 
-// ignoreFiles collects the ignore files from the top down, except those in folders that are left out already.
+// ignoreFiles collects the ignore files from the top down, also in folders that are left out: files in them may be shown.
 func (s *survey) ignoreFiles(b *rulesBuilder, h plumbing.Hash, at []string) error {
 	entries, err := s.repo.folder(h)
 	if err != nil {
@@ -133,7 +133,7 @@ func (s *survey) ignoreFiles(b *rulesBuilder, h plumbing.Hash, at []string) erro
 			continue
 		}
 		below := append(at[:len(at):len(at)], e.name)
-		if known, ok := s.repo.summaryOf(e.hash); ok && !known.ignores || b.hidden(below) {
+		if known, ok := s.repo.summaryOf(e.hash); ok && !known.ignores {
 			continue
 		}
 		if err := s.ignoreFiles(b, e.hash, below); err != nil {

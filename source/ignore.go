@@ -59,11 +59,6 @@ func (b *rulesBuilder) add(text string, domain []string) error {
 	return nil
 }
 
-// hidden reports whether the patterns so far leave a folder out.
-func (b *rulesBuilder) hidden(folder []string) bool {
-	return gitignore.NewMatcher(b.patterns).Match(folder, true)
-}
-
 // rules returns the rules of the files in the repository and of the text of the source, which has the last word.
 func (b *rulesBuilder) rules(ignore *string) (*rules, error) {
 	if ignore != nil {

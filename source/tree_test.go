@@ -329,7 +329,6 @@ func FuzzIgnore(f *testing.F) {
 			return
 		}
 		parts := strings.Split(name, "/")
-		_ = b.hidden(parts)
 		r, err := b.rules(&text)
 		if err != nil {
 			return
