@@ -52,8 +52,8 @@ func CommitOf(revision string) (string, bool) {
 // Validate says whether the fields can mean anything.
 func (r Ref) Validate() error {
 	switch {
-	case r.Commit != "" && !commitShape.MatchString(r.Commit):
-		return badRef("commit", "it is not a full SHA-1 of 40 lower-case hex digits")
+	case r.Commit != "" && !commitShape.MatchString(strings.ToLower(r.Commit)):
+		return badRef("commit", "it is not a full SHA-1 of 40 hex digits")
 	case r.Name != "" && !strings.HasPrefix(r.Name, "refs/"):
 		return badRef("name", "it does not begin with refs/")
 	case r.SemVer != "":

@@ -39,3 +39,16 @@ func TestVersions(t *testing.T) {
 		}
 	}
 }
+
+// TestCommitInUpperCase: it is the same commit, and the revision has one spelling.
+// contract: GitRepository spec.ref.commit
+func TestCommitInUpperCase(t *testing.T) {
+	root := t.TempDir()
+	g := newGitRepo(t, root, "app.git")
+	g.write("a.yaml", "one")
+	commit := g.push("one")
+	got := fetch(t, openCache(t, t.TempDir(), DefaultLimits()), startHTTP(t, root, false).remote("app.git"), Ref{Commit: strings.ToUpper(commit)})
+	if want := "sha1:" + commit; got.Tree.Revision() != want {
+		t.Errorf("%s, want %s", got.Tree.Revision(), want)
+	}
+}
