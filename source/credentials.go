@@ -49,18 +49,14 @@ func (r Remote) httpAuth(u *url.URL) (githttp.AuthMethod, error) {
 		user, hasUser = u.User.Username(), hasPassword
 	}
 	switch {
-	case hasUser && hasToken:
-		return nil, badAuth("bearerToken", "the Secret has both username and bearerToken")
-	case hasUser && !hasPassword:
-		return nil, badAuth("password", "the Secret has username without password")
-	case hasPassword && !hasUser:
-		return nil, badAuth("username", "the Secret has password without username")
 	case strings.ContainsAny(token, "\r\n"):
 		return nil, badAuth("bearerToken", "the value holds a line break")
-	case hasUser:
-		return &githttp.BasicAuth{Username: user, Password: password}, nil
 	case hasToken:
 		return &githttp.TokenAuth{Token: token}, nil
+	case hasUser: // without a password it is a token, at some servers
+		return &githttp.BasicAuth{Username: user, Password: password}, nil
+	case hasPassword:
+		return nil, badAuth("username", "the Secret has password without username")
 	}
 	_, hasCA := r.text("ca.crt", "caFile")
 	_, hasCert := r.text("tls.crt")

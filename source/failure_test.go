@@ -41,7 +41,7 @@ func TestFailuresAreClassified(t *testing.T) {
 		{"wrong token", web("app.git", "bearerToken", secret), Ref{Branch: "main"}, fault.Denied, ReasonAuth, "refused the credentials"},
 		{"no credentials", Remote{URL: h.URL + "/app.git"}, Ref{Branch: "main"}, fault.Denied, ReasonAuth, "refused the credentials"},
 		{"password in the URL", Remote{URL: strings.Replace(h.URL, "http://", "http://u:"+secret+"@", 1) + "/app.git"}, Ref{}, fault.Invalid, ReasonURL, "holds a password"},
-		{"username alone", web("app.git", "username", testUser), Ref{}, fault.Invalid, ReasonAuth, "without password"},
+		{"password alone", web("app.git", "password", testPassword), Ref{}, fault.Invalid, ReasonAuth, "without username"},
 		{"ssh key for http", web("app.git", "identity", "x"), Ref{}, fault.Invalid, ReasonAuth, "nothing that an http server"},
 		{"repository gone", h.remote("gone.git"), Ref{Branch: "main"}, fault.NotFound, ReasonOperation, "repository was not found"},
 		{"repository gone ssh", s.remote("gone.git"), Ref{Branch: "main"}, fault.NotFound, ReasonOperation, "repository was not found"},
