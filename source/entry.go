@@ -21,6 +21,8 @@ type entryOf struct {
 	dir   string
 	turn  chan struct{} // held by who fetches or removes
 
+	absent string // the commit that is not in the history that a reference has; changed by who holds the turn
+
 	mu    sync.Mutex
 	repos []*repository // newest first
 	trees []*Tree

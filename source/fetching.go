@@ -32,8 +32,12 @@ func (e *entryOf) fetch(ctx context.Context, q Request) (*Fetched, error) {
 		return nil, err
 	}
 	repo := e.current(f.id)
+	if len(sel.history) > 0 && e.absent == f.id+sel.digest() {
+		return nil, noCommit(sel) // no reference has moved since it was looked for
+	}
 	if repo != nil {
-		if commit, here := repo.commit(sel.commit); here && (q.Verify == nil || repo.has(sel.want)) && !repo.overgrown() {
+		commit, here := repo.commit(sel.commit)
+		if here && (q.Verify == nil || repo.has(sel.want)) && repo.onBranch(sel) && !repo.overgrown() {
 			got, err := f.finish(repo, sel, commit, q)
 			if err == nil || fault.KindOf(err) != fault.Transient || !isBroken(err) {
 				return got, err
@@ -133,7 +137,8 @@ func (f *fetching) close() {
 // request says what to ask the server for.
 func (f *fetching) request(sel selection) request {
 	byHash := f.refs.Capabilities.Supports(capability.AllowReachableSHA1InWant) || f.refs.Capabilities.Supports("allow-any-sha1-in-want")
-	if len(sel.history) > 0 && !byHash {
+	// By hash a server hands out what is on another branch, too.
+	if len(sel.history) > 0 && (!byHash || sel.branch != "") {
 		return request{wants: sel.history}
 	}
 	return request{wants: []plumbing.Hash{sel.want}, shallow: true}
@@ -187,6 +192,7 @@ func (f *fetching) receive(repo *repository, ask request, sel selection) (*objec
 		return nil, err
 	}
 	repo.settle(sel.want, c.Hash)
+	repo.settleBranch(sel)
 	return c, nil
 }
 
@@ -208,6 +214,7 @@ func noCommit(sel selection) error {
 
 func (f *fetching) check(repo *repository, sel selection) (*object.Commit, error) {
 	if len(sel.history) > 0 && !repo.has(sel.want) {
+		f.entry.absent = f.id + sel.digest()
 		return nil, noCommit(sel)
 	}
 	c, err := repo.peel(sel.want)

@@ -2,6 +2,7 @@ package source
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"regexp"
 	"strings"
 
@@ -25,8 +26,20 @@ type selection struct {
 	want   plumbing.Hash // what to ask the server for: a commit, or the object of an annotated tag
 	commit plumbing.Hash // zero when only the tag object tells
 	label  string        // what the revision begins with; "" for a commit alone
+	// branch is set when a commit has to be in the history of one.
+	branch string
 	// history is the references whose history holds the commit; set only when want is not advertised.
 	history []plumbing.Hash
+}
+
+// digest tells apart what was looked for, and in which history.
+func (s selection) digest() string {
+	sum := sha256.New()
+	plumbing.HashesSort(s.history)
+	for _, h := range append(s.history, s.want) {
+		_, _ = sum.Write(h[:]) // a hash takes everything
+	}
+	return string(sum.Sum(nil))
 }
 
 // revision returns the revision string that Flux's APIs carry.
@@ -107,7 +120,7 @@ func advertised(refs *packp.AdvRefs, name, label, field string) (selection, erro
 
 func (r Ref) chooseCommit(refs *packp.AdvRefs) (selection, error) {
 	hash := plumbing.NewHash(r.Commit)
-	s := selection{want: hash, commit: hash, label: r.Branch}
+	s := selection{want: hash, commit: hash, label: r.Branch, branch: r.Branch}
 	if r.Branch != "" {
 		branch, err := advertised(refs, headsPrefix+r.Branch, r.Branch, "branch")
 		if err != nil {

@@ -47,7 +47,13 @@ type repository struct {
 	known map[plumbing.Hash]summary // trees that are complete
 	heads map[plumbing.Hash]plumbing.Hash
 	parts map[plumbing.Hash]string // commits of submodules that are complete, and the URL that each came from
+	on    map[branchCommit]bool    // commits that were seen to be in the history of a branch
 	grown int                      // how many transfers were added, or tried to
+}
+
+type branchCommit struct {
+	branch string
+	commit plumbing.Hash
 }
 
 // summary is what is known of a tree object and all below it.
@@ -58,7 +64,7 @@ type summary struct {
 }
 
 func openRepository(dir, name, id string) *repository {
-	r := &repository{name: name, dir: filepath.Join(dir, name), id: id, known: map[plumbing.Hash]summary{}, heads: map[plumbing.Hash]plumbing.Hash{}, parts: map[plumbing.Hash]string{}}
+	r := &repository{name: name, dir: filepath.Join(dir, name), id: id, known: map[plumbing.Hash]summary{}, heads: map[plumbing.Hash]plumbing.Hash{}, parts: map[plumbing.Hash]string{}, on: map[branchCommit]bool{}}
 	r.store = r.storage()
 	return r
 }
@@ -92,6 +98,21 @@ func (r *repository) settle(want, commit plumbing.Hash) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.heads[want], r.heads[commit] = commit, commit
+}
+
+// onBranch reports whether the selected commit is in the history of its branch, as far as is known here.
+func (r *repository) onBranch(s selection) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return s.branch == "" || len(s.history) == 0 || r.on[branchCommit{s.branch, s.want}]
+}
+
+func (r *repository) settleBranch(s selection) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.branch != "" {
+		r.on[branchCommit{s.branch, s.want}] = true
+	}
 }
 
 // grow reports whether one more transfer may be added.

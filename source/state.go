@@ -21,6 +21,13 @@ type repositoryState struct {
 	ID    string            `json:"id"`
 	Heads map[string]string `json:"heads"`
 	Parts map[string]string `json:"parts,omitempty"`
+	On    []onState         `json:"on,omitempty"`
+}
+
+// onState is a commit that was seen on a branch.
+type onState struct {
+	Branch string `json:"branch"`
+	Commit string `json:"commit"`
 }
 
 type treeState struct {
@@ -45,6 +52,9 @@ func (e *entryOf) save() error {
 		}
 		for commit, url := range r.parts {
 			rs.Parts[commit.String()] = url
+		}
+		for seen := range r.on {
+			rs.On = append(rs.On, onState{seen.branch, seen.commit.String()})
 		}
 		r.mu.Unlock()
 		s.Repositories = append(s.Repositories, rs)
@@ -89,6 +99,9 @@ func (e *entryOf) restore() {
 		}
 		for commit, url := range rs.Parts {
 			repo.parts[plumbing.NewHash(commit)] = url
+		}
+		for _, seen := range rs.On {
+			repo.on[branchCommit{seen.Branch, plumbing.NewHash(seen.Commit)}] = true
 		}
 		byName[rs.Name] = repo
 		e.repos = append(e.repos, repo)
