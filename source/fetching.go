@@ -199,7 +199,7 @@ func (f *fetching) receive(repo *repository, ask request, sel selection) (*objec
 // ask asks for objects.
 func (f *fetching) ask(repo *repository, ask request, sel selection) error {
 	f.entry.all.transfers.Add(1)
-	err := repo.receive(f.ctx, f.session, f.refs, ask, f.entry.all.limits)
+	err := repo.receive(f.ctx, f.session, f.refs, ask, f.entry)
 	// The library passes on only the text of what the server says.
 	if err != nil && len(sel.history) > 0 && strings.Contains(err.Error(), "not our ref") {
 		return noCommit(sel)

@@ -19,8 +19,8 @@ import (
 // objectsPerFile is how many objects a pack may have for each file that a commit may have: there are folders and history.
 const objectsPerFile = 10
 
-// storeIncoming stores what a server sends.
-func (r *repository) storeIncoming(ctx context.Context, store *filesystem.Storage, pack io.Reader, thin bool, limits Limits) error {
+// storeIncoming stores what a server sends to the entry.
+func (r *repository) storeIncoming(ctx context.Context, store *filesystem.Storage, pack io.Reader, thin bool, e *entryOf) error {
 	f, err := os.CreateTemp(r.dir, "incoming-*")
 	if err != nil {
 		return cacheFailure("the cache folder cannot be written", err)
@@ -29,13 +29,16 @@ func (r *repository) storeIncoming(ctx context.Context, store *filesystem.Storag
 		_ = f.Close()
 		_ = os.Remove(f.Name())
 	}()
-	if _, err := io.Copy(f, pack); err != nil {
+	// For a moment it is there twice: as it came, and in the repository.
+	counted := &accounted{to: f, all: e.all, keep: e, factor: 2}
+	defer counted.done()
+	if _, err := io.Copy(counted, pack); err != nil {
 		return err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return cacheFailure("what the Git server sent cannot be read", err)
 	}
-	if err := checkPack(ctx, f, limits); err != nil {
+	if err := checkPack(ctx, f, e.all.limits); err != nil {
 		return err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {

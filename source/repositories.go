@@ -19,7 +19,7 @@ import (
 // Limits bound what a stranger's repository may cost.
 type Limits struct {
 	Repositories int   // cached at once; each keeps up to two files open
-	Disk         int64 // bytes of all cached repositories
+	Disk         int64 // bytes of all cached repositories, of what is arriving, and of artifacts
 	Transfer     int64 // bytes of one transfer
 	Object       int64 // bytes of one object in a transfer: it is held in memory
 	Blob         int64 // bytes of one file that is read
@@ -29,7 +29,7 @@ type Limits struct {
 
 // DefaultLimits are generous for what a cluster's configuration is.
 func DefaultLimits() Limits {
-	return Limits{Repositories: 2_000, Disk: 10 << 30, Transfer: 1 << 30, Object: 256 << 20, Blob: 50 << 20, Files: 100_000, Artifact: 1 << 30}
+	return Limits{Repositories: 2_000, Disk: 3 << 30, Transfer: 1 << 30, Object: 256 << 20, Blob: 50 << 20, Files: 100_000, Artifact: 1 << 30}
 }
 
 // Counts says what was asked of Git servers since the start.
@@ -70,6 +70,7 @@ type Repositories struct {
 
 	listings, transfers atomic.Int64
 	clock               atomic.Int64 // orders uses; it tells no time
+	disk                disk
 
 	mu      sync.Mutex
 	entries map[Owner]*entryOf
@@ -129,13 +130,13 @@ func (r *Repositories) Fetch(ctx context.Context, owner Owner, q Request) (*Fetc
 	}
 	got, err := e.fetch(ctx, q)
 	e.release()
+	r.evict(e) // a fetch that failed may have left something, too
 	if err = classify(ctx, err); err != nil {
 		if q.Remote.GitHubApp && ReasonOf(err) == ReasonAuth {
 			r.tokens.drop(q.Remote.appIdentity(r.key)) // it may have been revoked
 		}
 		return nil, err
 	}
-	r.evict(e)
 	return got, nil
 }
 
@@ -221,8 +222,9 @@ func (r *Repositories) drop(e *entryOf) error {
 	return nil
 }
 
-// evict drops the least recently used entries beyond the limits, never the one just fetched nor one that is fetched now.
-func (r *Repositories) evict(just *entryOf) {
+// evict drops the least recently used entries beyond the limits, never the one just fetched nor one that is fetched now. It
+// reports whether all is within the bound of the disk then.
+func (r *Repositories) evict(just *entryOf) bool {
 	type candidate struct {
 		e     *entryOf
 		used  int64
@@ -230,7 +232,7 @@ func (r *Repositories) evict(just *entryOf) {
 	}
 	r.mu.Lock()
 	var list []candidate
-	var total int64
+	total := r.disk.beside()
 	count := len(r.entries)
 	for _, e := range r.entries {
 		used, bytes := e.weight()
@@ -243,7 +245,7 @@ func (r *Repositories) evict(just *entryOf) {
 	slices.SortFunc(list, func(a, b candidate) int { return cmp.Compare(a.used, b.used) })
 	for _, c := range list {
 		if count <= r.limits.Repositories && total <= r.limits.Disk {
-			return
+			break
 		}
 		if !c.e.tryHold() {
 			continue
@@ -253,4 +255,5 @@ func (r *Repositories) evict(just *entryOf) {
 		count--
 		total -= c.bytes
 	}
+	return total <= r.limits.Disk
 }

@@ -179,7 +179,7 @@ type request struct {
 
 // receive asks for objects and stores them. What a failed transfer leaves is of no use and does no harm: what is here
 // counts only once settle was called.
-func (r *repository) receive(ctx context.Context, session transport.UploadPackSession, refs *packp.AdvRefs, ask request, limits Limits) (err error) {
+func (r *repository) receive(ctx context.Context, session transport.UploadPackSession, refs *packp.AdvRefs, ask request, e *entryOf) (err error) {
 	req := packp.NewUploadPackRequestFromCapabilities(refs.Capabilities)
 	req.Wants, req.Haves = ask.wants, ask.haves
 	if refs.Capabilities.Supports(capability.NoProgress) {
@@ -206,7 +206,7 @@ func (r *repository) receive(ctx context.Context, session transport.UploadPackSe
 	defer func() { _ = res.Close() }()
 	// An own storage writes, so that who reads the last tree does not wait for the network.
 	next := r.storage()
-	if err := r.storeIncoming(ctx, next, demux(req.Capabilities, &contextReader{ctx: ctx, from: res}), thin, limits); err != nil {
+	if err := r.storeIncoming(ctx, next, demux(req.Capabilities, &contextReader{ctx: ctx, from: res}), thin, e); err != nil {
 		_ = next.Close()
 		return err
 	}

@@ -28,7 +28,11 @@ func (s *Storage) Collect(o Owner, current Artifact) (int, error) {
 	if !o.valid() {
 		return 0, nil
 	}
-	return s.collect(path.Join(artifactFolder, o.Namespace, o.Name), path.Base(current.Path), true)
+	n, err := s.collect(path.Join(artifactFolder, o.Namespace, o.Name), path.Base(current.Path), true)
+	if n > 0 {
+		s.count()
+	}
+	return n, err
 }
 
 // collect keeps the current artifact and the newest others, and those not too long when old ones are to go.
@@ -104,5 +108,6 @@ func (s *Storage) Withdraw(o Owner, commit string) error {
 			return cacheFailure("an artifact cannot be removed", err)
 		}
 	}
+	defer s.count()
 	return s.remove(name)
 }

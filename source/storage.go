@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sealock.dev/sealock/fault"
@@ -45,6 +46,9 @@ type Storage struct {
 	mu       sync.Mutex
 	verified map[string]Artifact // by path: the digest was computed from the file by this process
 	next     int
+
+	bytes  atomic.Int64  // on disk
+	beside *Repositories // with which the disk is shared; nil when it is not
 }
 
 // NewStorage opens the storage in the folder, which it owns.
@@ -58,6 +62,7 @@ func NewStorage(dir string) (*Storage, error) {
 	}
 	s := &Storage{root: root, now: time.Now, records: keptArtifacts, ttl: keptFor, verified: map[string]Artifact{}}
 	s.sweep()
+	s.count()
 	return s, nil
 }
 
@@ -103,7 +108,10 @@ func (s *Storage) Store(ctx context.Context, o Owner, t *Tree) (Artifact, error)
 	if err != nil {
 		return Artifact{}, cacheFailure("the artifact cannot be written", err)
 	}
-	a.Digest, a.Size, err = WriteArtifact(ctx, f, t)
+	defer s.count()
+	to, done := s.account(f)
+	defer done()
+	a.Digest, a.Size, err = WriteArtifact(ctx, to, t)
 	if err == nil {
 		// Before it gets its name: a crash must not leave the name of an artifact on a part of it.
 		if err = f.Sync(); err != nil {
@@ -172,6 +180,7 @@ func (s *Storage) Remove(o Owner) error {
 	if !o.valid() {
 		return nil
 	}
+	defer s.count()
 	folder := path.Join(artifactFolder, o.Namespace, o.Name)
 	s.mu.Lock()
 	for name := range s.verified {

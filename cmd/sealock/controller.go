@@ -119,8 +119,9 @@ func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error)
 	}
 	p.remotes = cluster.NewRemotes(ctx, cluster.Options{Key: p.key, OverrideManagers: p.options.overrideManagers, StageKinds: p.options.stageKinds}, func(e cluster.Event) { p.disturbed(ctx, e) })
 	p.policies = policies.NewEngine(policies.Options{Key: p.key, Now: time.Now})
-	dir := p.options.cacheDir
-	if p.repositories, err = source.NewRepositories(filepath.Join(dir, "git"), p.key, source.DefaultLimits()); err != nil {
+	dir, limits := p.options.cacheDir, source.DefaultLimits()
+	limits.Disk = p.options.cacheSize.Value()
+	if p.repositories, err = source.NewRepositories(filepath.Join(dir, "git"), p.key, limits); err != nil {
 		return err
 	}
 	if p.artifacts, err = source.NewStorage(filepath.Join(dir, "artifacts")); err != nil {
@@ -129,6 +130,7 @@ func (p *parts) stages(ctx context.Context, extra []pipeline.Opener) (err error)
 	if p.durations, err = newDurations(metrics.Registry); err != nil {
 		return err
 	}
+	p.repositories.Share(p.artifacts)
 	p.artifacts.Retain(p.options.artifactRecords, p.options.artifactTTL)
 	templates := template.Engine{}
 	p.ring = sealing.NewKeyRing(p.key)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -18,6 +19,7 @@ import (
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/internal/buildinfo"
 	"sealock.dev/sealock/pipeline"
+	"sealock.dev/sealock/source"
 	"sealock.dev/sealock/tenants"
 )
 
@@ -27,6 +29,7 @@ type controllerOptions struct {
 	namespace          string
 	platformNamespaces []string
 	cacheDir           string
+	cacheSize          resource.QuantityValue
 	concurrent         int
 	leaderElect        bool
 	logLevel           string
@@ -66,6 +69,8 @@ the reason. While such a controller is live the process refuses to start: see "s
 	f.StringVar(&o.namespace, "namespace", "", "Namespace of this installation; by default $POD_NAMESPACE, else sealock-system.")
 	f.StringSliceVar(&o.platformNamespaces, "platform-namespaces", tenants.DefaultSettings().PlatformNamespaces, "Namespaces whose objects act as the platform when they name no service account.")
 	f.StringVar(&o.cacheDir, "cache-dir", "", "Folder for bare Git repositories and artifacts, which hold what Git holds; by default one below the temporary folder.")
+	o.cacheSize.Quantity = *resource.NewQuantity(source.DefaultLimits().Disk, resource.BinarySI)
+	f.Var(&o.cacheSize, "cache-size", "How much of the disk that folder may take, artifacts and what arrives included; what was not used for longest goes first.")
 	f.IntVar(&o.concurrent, "concurrent", 4, "How many objects of one kind are reconciled at a time.")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "Reconcile only while holding the Lease sealock-controller; the webhook and the certificate are served by every replica.")
 	f.BoolVar(&o.leaderElect, "enable-leader-election", true, "The same as --leader-elect.")
@@ -103,6 +108,9 @@ func (o controllerOptions) parts(ctx context.Context, extra ...pipeline.Opener) 
 	log, err := newLogger(o.logLevel, o.logEncoding)
 	if err != nil {
 		return nil, err
+	}
+	if o.cacheSize.Value() <= 0 {
+		return nil, wrongUse("--cache-size %q leaves no room", o.cacheSize.String()).Fix("write for instance 3Gi")
 	}
 	if err := loopback("--pprof-addr", o.pprofAddr); err != nil {
 		return nil, err

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"regexp"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"sealock.dev/sealock/config"
 	"sealock.dev/sealock/fault"
 )
 
@@ -16,5 +20,25 @@ func TestProfilesStayOnLoopback(t *testing.T) {
 		if (err == nil) != allowed || err != nil && fault.KindOf(err) != fault.Invalid {
 			t.Errorf("%q: %v", addr, err)
 		}
+	}
+}
+
+// TestTheCacheFitsItsVolume: what the Deployment gives is more than what is taken by default.
+func TestTheCacheFitsItsVolume(t *testing.T) {
+	text, err := config.Build(config.Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`sizeLimit: (\S+)`).FindSubmatch(text)
+	if found == nil {
+		t.Fatal("the Deployment bounds no volume")
+	}
+	volume, err := resource.ParseQuantity(string(found[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := resource.ParseQuantity(newControllerCommand().Flags().Lookup("cache-size").DefValue)
+	if err != nil || taken.Value()+taken.Value()/10 > volume.Value() {
+		t.Errorf("%s are taken of %s: %v", taken.String(), volume.String(), err)
 	}
 }
