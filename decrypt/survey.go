@@ -89,7 +89,6 @@ func (s *surveyed) directory(dir string) {
 	for _, e := range entries {
 		name := path.Join(dir, e.Name())
 		switch {
-		case strings.HasPrefix(e.Name(), "."):
 		case e.IsDir():
 			s.directory(name)
 		case isManifest(name):

@@ -91,13 +91,14 @@ func TestPlainFolderKeepsOrderFileAndLine(t *testing.T) {
 		"app/unit/kustomization.yaml": "namePrefix: x-\nresources: [d.yaml]\n",
 		"app/unit/d.yaml":             "\n" + configMap("d"),
 		"app/unit/ignored.yaml":       "not: a manifest\n",
-		"app/.sops.yaml":              "creation_rules: []\n",
-		"app/.git/x.yaml":             "broken: [",
+		"app/.hidden.yaml":            configMap("hidden"),
+		"app/.hidden/e.yaml":          configMap("below"),
 		"app/readme.md":               "text",
 		"app/comp.yaml":               "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nmetadata: {name: c}\n",
 		"other/e.yaml":                configMap("e"),
 	})
 	want := []string{
+		"ConfigMap/below (app/.hidden/e.yaml:1)", "ConfigMap/hidden (app/.hidden.yaml:1)",
 		"ConfigMap/a (app/a.yml:1)", "ConfigMap/b1 (app/b.yaml:2)", "ConfigMap/b2 (app/b.yaml:7)",
 		"ConfigMap/c (app/sub/c.json:1)", "ConfigMap/x-d (app/unit/d.yaml:2)",
 	}

@@ -167,7 +167,7 @@ func (t *tree) kustomization(dir string) (string, error) {
 }
 
 // plain decodes the manifests of a folder in the order of their names. A folder below with a kustomization file of its
-// own is built as one unit. Hidden files and folders hold no manifests.
+// own is built as one unit. What holds no manifests was left out by the ignore rules of the source, also by a leading dot.
 func (t *tree) plain(dir string) ([]item, error) {
 	var out []item
 	var errs []error
@@ -194,9 +194,6 @@ func (t *tree) walk(dir string, fn func(name string, unit bool) error) error {
 	}
 	for _, e := range entries {
 		name := path.Join(dir, e.Name())
-		if strings.HasPrefix(e.Name(), ".") {
-			continue
-		}
 		skip, err := t.leads(name, e)
 		if err != nil {
 			return err

@@ -25,6 +25,7 @@ import (
 	"github.com/go-git/go-git/v5/storage/filesystem/dotgit"
 
 	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/source"
 )
 
 // clone is a folder of a Git repository on this machine: as it is checked out, or as a commit has it.
@@ -64,8 +65,21 @@ func cloneHere(below, revision string) (clone, error) {
 	return c, nil
 }
 
-// open returns the files of the repository. A link that leads out of it is not followed, as in the controller.
+// open returns the files of the repository, less what its ignore files leave out. A link that leads out of it is not
+// followed, as in the controller.
 func (c clone) open() (files fs.FS, closer func(), err error) {
+	all, closer, err := c.all()
+	if err != nil {
+		return nil, nil, err
+	}
+	if files, err = source.NewFolder(all); err != nil {
+		closer()
+		return nil, nil, err
+	}
+	return files, closer, nil
+}
+
+func (c clone) all() (files fs.FS, closer func(), err error) {
 	if c.revision == "" {
 		disk, err := os.OpenRoot(c.root)
 		if err != nil {

@@ -17,6 +17,7 @@ import (
 	"sealock.dev/sealock/manifest"
 	"sealock.dev/sealock/plaintext"
 	"sealock.dev/sealock/render"
+	"sealock.dev/sealock/source"
 )
 
 // renderDir renders a folder of this machine as the controller renders it from Git. Files that are encrypted stay so:
@@ -31,8 +32,12 @@ func renderDir(ctx context.Context, dir string) ([]manifest.Object, error) {
 		return nil, noFolder(dir)
 	}
 	defer disk.Close()
+	folder, err := source.NewFolder(disk.FS())
+	if err != nil {
+		return nil, err
+	}
 	tokens := plaintext.NewTokens(plaintext.RandomKey())
-	set, _, err := render.New(render.Options{Dir: below}).Render(ctx, &maskedFS{FS: disk.FS(), tokens: tokens}, tokens)
+	set, _, err := render.New(render.Options{Dir: below}).Render(ctx, &maskedFS{FS: folder, tokens: tokens}, tokens)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +127,9 @@ func (m *maskedFS) Open(name string) (fs.File, error) {
 	}
 	return &maskedFile{Reader: bytes.NewReader(text), info: maskedInfo{info, int64(len(text))}}, nil
 }
+
+// ReadDir lists a folder.
+func (m *maskedFS) ReadDir(name string) ([]fs.DirEntry, error) { return fs.ReadDir(m.FS, name) }
 
 // ReadLink and Lstat keep links what they are.
 func (m *maskedFS) ReadLink(name string) (string, error) { return fs.ReadLink(m.FS, name) }

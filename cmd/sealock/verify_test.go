@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -176,6 +177,19 @@ sops:
 	}
 	if strings.Contains(out, "ENC[") || strings.Contains(out, "sops:") || strings.Contains(out, "sealock-token") {
 		t.Errorf("ciphertext or a token is left:\n%s", out)
+	}
+}
+
+// A folder on disk holds what its commit would: hidden manifests, and not what the source leaves out.
+func TestRenderLeavesOutWhatTheSourceDoes(t *testing.T) {
+	one := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\n"
+	dir := folder(t, map[string]string{
+		".git/config.yaml": "x: y\n", ".github/workflows/ci.yml": "on: push\n", ".sops.yaml": "creation_rules: []\n",
+		".hidden.yaml": fmt.Sprintf(one, "hidden"), "a.yaml": fmt.Sprintf(one, "a"),
+	})
+	code, out, errs := sealock(t, "render", dir)
+	if code != 0 || !strings.Contains(out, "name: hidden") || !strings.Contains(out, "name: a") {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
 }
 
