@@ -91,7 +91,7 @@ func (s *surveyed) directory(dir string) {
 		switch {
 		case e.IsDir():
 			s.directory(name)
-		case isManifest(name):
+		case path.Ext(name) == ".yaml" || path.Ext(name) == ".yml": // exactly, as the build has it
 			s.add(name, asDocuments)
 		}
 	}

@@ -50,12 +50,7 @@ func (f *fileSystem) prepare() error {
 
 // generate lists the manifests of a folder that has no kustomization file.
 func (f *fileSystem) generate(k *types.Kustomization) error {
-	return f.tree.walk(f.dir, func(name string, unit bool) error {
-		if !unit && strings.EqualFold(path.Ext(name), ".json") {
-			if items, err := f.tree.decode(name); err != nil || len(items) == 0 {
-				return err
-			}
-		}
+	return f.tree.walk(f.dir, func(name string, _ bool) error {
 		rel := strings.TrimPrefix(strings.TrimPrefix(name, f.dir), "/")
 		if f.dir == "." {
 			rel = name

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"sealock.dev/sealock/fault"
@@ -103,6 +104,12 @@ func (i item) ref() fault.Ref {
 	}
 }
 
+func (i item) annotations() map[string]any {
+	meta, _ := i.body["metadata"].(map[string]any)
+	annotations, _ := meta["annotations"].(map[string]any)
+	return annotations
+}
+
 func text(v any) string { s, _ := v.(string); return s }
 
 // Render returns the objects of the directory and a digest of the rendered text, tokens in place of secret values.
@@ -173,12 +180,19 @@ func flatten(items []item) ([]item, error) {
 		}
 		out = append(out, it)
 	}
+	out = slices.DeleteFunc(out, local)
 	if len(out) > maxObjects {
 		errs = append(errs, fault.New(fault.StageRender, fault.Invalid, fault.Ref{}, "%d objects, more than the limit of %d", len(out), maxObjects).
 			Fix("split the Kustomization"))
 		out = nil
 	}
 	return out, errors.Join(errs...)
+}
+
+// local reports whether an object is marked as input of tools, which kustomize leaves out of what it builds.
+func local(it item) bool {
+	mark, marked := it.annotations()["config.kubernetes.io/local-config"]
+	return marked && mark != "false"
 }
 
 // objects makes Objects, in the order of the items, and the digest.
@@ -253,9 +267,7 @@ func refuseEncrypted(it item) error {
 	if !ok || s["mac"] == nil && s["age"] == nil {
 		return nil
 	}
-	meta, _ := it.body["metadata"].(map[string]any)
-	annotations, _ := meta["annotations"].(map[string]any)
-	if strings.EqualFold(text(annotations["kustomize.toolkit.fluxcd.io/decrypt"]), "disabled") {
+	if strings.EqualFold(text(it.annotations()["kustomize.toolkit.fluxcd.io/decrypt"]), "disabled") {
 		return nil
 	}
 	return fault.New(fault.StageRender, fault.Invalid, it.ref(), "the object is SOPS encrypted").At("sops").Fix("set spec.decryption of the Kustomization")

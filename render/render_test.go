@@ -86,8 +86,9 @@ func TestPlainFolderKeepsOrderFileAndLine(t *testing.T) {
 	files := repo(map[string]string{
 		"app/b.yaml":                  "# comment\n" + configMap("b1") + "---\n---\n" + configMap("b2"),
 		"app/a.yml":                   "kind: List\napiVersion: v1\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(configMap("a")), "\n", "\n  ") + "\n",
-		"app/sub/c.json":              `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"}}`,
-		"app/sub/dashboard.json":      `{"panels": []}`,
+		"app/sub/c.yaml":              configMap("c"),
+		"app/sub/not.json":            `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"json"}}`,
+		"app/sub/not.YAML":            configMap("upper"),
 		"app/unit/kustomization.yaml": "namePrefix: x-\nresources: [d.yaml]\n",
 		"app/unit/d.yaml":             "\n" + configMap("d"),
 		"app/unit/ignored.yaml":       "not: a manifest\n",
@@ -100,12 +101,37 @@ func TestPlainFolderKeepsOrderFileAndLine(t *testing.T) {
 	want := []string{
 		"ConfigMap/below (app/.hidden/e.yaml:1)", "ConfigMap/hidden (app/.hidden.yaml:1)",
 		"ConfigMap/a (app/a.yml:1)", "ConfigMap/b1 (app/b.yaml:2)", "ConfigMap/b2 (app/b.yaml:7)",
-		"ConfigMap/c (app/sub/c.json:1)", "ConfigMap/x-d (app/unit/d.yaml:2)",
+		"ConfigMap/c (app/sub/c.yaml:1)", "ConfigMap/x-d (app/unit/d.yaml:2)",
 	}
 	for _, dir := range []string{"app", "./app", "./app/"} {
 		if d := cmp.Diff(want, refs(mustBuild(t, files, Options{Dir: dir}, nil))); d != "" {
 			t.Errorf("%s: %s", dir, d)
 		}
+	}
+}
+
+// What kustomize leaves out is left out of a plain folder too, and of lists in it.
+func TestLocalConfigIsNotApplied(t *testing.T) {
+	marked := func(name, value string) string {
+		return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + ", annotations: {config.kubernetes.io/local-config: '" + value + "'}}\n"
+	}
+	list := "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: ConfigMap, metadata: {name: d, annotations: {config.kubernetes.io/local-config: 'true'}}}]\n"
+	files := map[string]string{"a.yaml": marked("a", "true"), "b.yaml": marked("b", "false"), "c.yaml": marked("c", "") + "---\n" + list}
+	for name, kustomization := range map[string]string{"plain": "", "overlay": "resources: [a.yaml, b.yaml, c.yaml]\n"} {
+		if kustomization != "" {
+			files["kustomization.yaml"] = kustomization
+		}
+		if d := cmp.Diff([]string{"ConfigMap/b (b.yaml:1)"}, refs(mustBuild(t, repo(files), Options{}, nil))); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+	}
+}
+
+// JSON is applied where a kustomization lists it.
+func TestJSONInResources(t *testing.T) {
+	files := repo(map[string]string{"kustomization.yaml": "resources: [a.json, B.YAML]\n", "B.YAML": configMap("b"), "a.json": `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}`})
+	if d := cmp.Diff([]string{"ConfigMap/a (a.json:1)", "ConfigMap/b (B.YAML:1)"}, refs(mustBuild(t, files, Options{}, nil))); d != "" {
+		t.Error(d)
 	}
 }
 

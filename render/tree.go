@@ -239,33 +239,24 @@ func (t *tree) leads(name string, e fs.DirEntry) (skip bool, err error) {
 	return err == nil && info.IsDir(), nil
 }
 
+// isManifest is exact, as Flux is: JSON and .YAML are read where a kustomization lists them.
 func isManifest(name string) bool {
-	switch strings.ToLower(path.Ext(name)) {
-	case ".yaml", ".yml", ".json":
-		return true
-	}
-	return false
+	ext := path.Ext(name)
+	return ext == ".yaml" || ext == ".yml"
 }
 
-// decode reads one file of manifests. JSON that is no manifest is data of something else and is passed over.
+// decode reads one file of manifests.
 func (t *tree) decode(name string) ([]item, error) {
 	data, err := t.read(name)
 	if err != nil {
 		return nil, t.wrap(name, err)
 	}
 	docs, err := manifest.Decode(name, data, manifest.DefaultLimits)
-	isJSON := strings.EqualFold(path.Ext(name), ".json")
 	if err != nil {
-		if isJSON && !strings.Contains(string(data), `"apiVersion"`) {
-			return nil, nil
-		}
 		return nil, err
 	}
 	out := make([]item, 0, len(docs))
 	for _, d := range docs {
-		if isJSON && (d.Body["apiVersion"] == nil || d.Body["kind"] == nil) && d.Body["sops"] == nil {
-			continue
-		}
 		out = append(out, item{body: d.Body, src: manifest.Source{File: name, Line: d.Line}})
 	}
 	return out, nil
