@@ -147,6 +147,26 @@ func TestTokensBecomeValuesWhereTheyEnd(t *testing.T) {
 	}
 }
 
+// A value in a label or annotation is a value like others: seen in the write only, and reported to who fences.
+func TestT41_ValuesInMetadataAreRevealedInTheWriteOnly(t *testing.T) {
+	tokens := plaintext.NewTokens(plaintext.NewKey([]byte("k")))
+	s, n := tokens.Issue(plaintext.FromString(canary)), tokens.IssueJSON(plaintext.FromString("42"))
+	o := one(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: s, labels: {n: "+n+"}, annotations: {external-dns/host: 'x."+s+"'}}\nstringData: {a: b}\n", tokens)
+	if o.Annotations()["external-dns/host"] != plaintext.Mask || strings.Contains(fmt.Sprint(o.Body()), canary) || strings.Contains(fmt.Sprintf("%+v", o), canary) {
+		t.Errorf("the object shows the value: %v", o.Body())
+	}
+	if field, outside := o.OpenedOutsideSecret(); !outside || !strings.HasPrefix(field, "metadata.") {
+		t.Errorf("not reported: %s", field)
+	}
+	if len(o.Values()) != 3 {
+		t.Errorf("%d values for the scrubber", len(o.Values()))
+	}
+	wire, err := o.WithMeta(map[string]string{"l": "m"}, nil).Wire()
+	if want := `"metadata":{"annotations":{"external-dns/host":"x.` + canary + `"},"labels":{"l":"m","n":"42"},"name":"s"}`; err != nil || !strings.Contains(string(wire), want) {
+		t.Errorf("%v %s", err, wire)
+	}
+}
+
 func b64of(s string) string {
 	b, _ := json.Marshal([]byte(s))
 	return strings.Trim(string(b), `"`)
@@ -162,7 +182,10 @@ func TestForgedAndMisplacedTokensAreRefused(t *testing.T) {
 		"forged in body":   "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\ndata: {a: " + forged + "}\n",
 		"as key":           "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\ndata: {" + s + ": a}\n",
 		"as name":          "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + s + "}\n",
-		"as label":         "apiVersion: v1\nkind: Secret\nmetadata: {name: s, labels: {a: " + s + "}}\n",
+		"as namespace":     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s, namespace: " + s + "}\n",
+		"as owner":         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s, ownerReferences: [{name: " + s + "}]}\n",
+		"as our label":     "apiVersion: v1\nkind: Secret\nmetadata: {name: s, labels: {sealock.dev/tenant: " + s + "}}\n",
+		"as Flux's mark":   "apiVersion: v1\nkind: Secret\nmetadata: {name: s, annotations: {kustomize.toolkit.fluxcd.io/prune: " + s + "}}\n",
 	} {
 		docs, err := Decode("a.yaml", []byte(text), DefaultLimits)
 		if err != nil {

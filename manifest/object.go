@@ -229,10 +229,11 @@ func (o *Object) liftChild(v any, path []string, tokens *plaintext.Tokens) (any,
 	if !ok {
 		return nil, o.fail(strings.Join(path, "."), "remove the text that imitates a decrypted value", "unknown token")
 	}
-	if path[0] == "apiVersion" || path[0] == "kind" || path[0] == "metadata" {
-		return nil, o.fail(strings.Join(path, "."), `encrypt with encrypted_regex: ^(data|stringData)$`, "a decrypted value may not stand here")
+	if settled(path) {
+		return nil, o.fail(strings.Join(path, "."), "write it in Git, use a variable of a ConfigMap, or encrypt with encrypted_regex: ^(data|stringData)$",
+			"a secret value may not stand here")
 	}
-	o.lifted = append(o.lifted, lifted{path: path, value: val, json: isJSON})
+	o.lifted = append(o.lifted, lifted{path: path, value: val, json: isJSON && path[0] != "metadata"}) // a label is a string
 	return plaintext.Mask, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -273,22 +274,27 @@ func TestPrerequisitesFormAJudgedFirstWave(t *testing.T) {
 // tenant's: who may make Kustomizations there would read its Secrets by way of a ConfigMap.
 func TestHazard_T41_DecryptedValuesOutsideSecrets(t *testing.T) {
 	tokens := plaintext.NewTokens(plaintext.NewKey([]byte("k")))
-	o, err := manifest.New(map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "c", "namespace": "n"}, "data": map[string]any{"p": tokens.Issue(plaintext.FromString(canary))}}, manifest.Source{}, tokens)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, c := range map[string]struct {
-		grant  tenants.Grant
-		denied bool
-	}{
-		"a tenant's":     {tenants.Grant{Tenant: "a", Namespace: "n"}, true},
-		"nobody's":       {tenants.Grant{Namespace: "n", User: tenants.ServiceAccountUser("n", "x")}, true},
-		"the platform's": {tenants.Grant{Platform: true, Namespace: "n"}, false},
+	token := map[string]any{"p": tokens.Issue(plaintext.FromString(canary))}
+	for _, body := range []map[string]any{
+		{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "c", "namespace": "n"}, "data": maps.Clone(token)},
+		{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "c", "namespace": "n", "annotations": maps.Clone(token)}},
 	} {
-		s := &stages{set: []manifest.Object{o}}
-		res := runAs(t, s, c.grant)
-		if (fault.KindOf(res.Err) == fault.Denied) != c.denied || (res.Err != nil) != c.denied {
-			t.Errorf("%s: %v", name, res.Err)
+		o, err := manifest.New(body, manifest.Source{}, tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, c := range map[string]struct {
+			grant  tenants.Grant
+			denied bool
+		}{
+			"a tenant's":     {tenants.Grant{Tenant: "a", Namespace: "n"}, true},
+			"nobody's":       {tenants.Grant{Namespace: "n", User: tenants.ServiceAccountUser("n", "x")}, true},
+			"the platform's": {tenants.Grant{Platform: true, Namespace: "n"}, false},
+		} {
+			res := runAs(t, &stages{set: []manifest.Object{o}}, c.grant)
+			if (fault.KindOf(res.Err) == fault.Denied) != c.denied || (res.Err != nil) != c.denied {
+				t.Errorf("%s %s: %v", name, o.Kind(), res.Err)
+			}
 		}
 	}
 }

@@ -135,6 +135,42 @@ func TestSecretVariablesOutsideSecretsAreSeen(t *testing.T) {
 	var _ manifest.Object = set[0]
 }
 
+// A secret variable that fills a field has the type that a public one would have there.
+func TestSecretVariablesAreTyped(t *testing.T) {
+	vars := map[string]plaintext.Value{}
+	for name, v := range map[string]string{"n": "3", "yes": "true", "f": "1.5", "none": "null", "code": "0123", "word": "canary"} {
+		vars[name] = plaintext.FromString(v)
+	}
+	files := repo(map[string]string{
+		"a.yaml": "apiVersion: example.com/v1\nkind: App\nmetadata: {name: a, annotations: {host: 'x.${word}', n: '${n}'}}\n" +
+			"spec: {n: '${n}', part: 'v${n}', yes: '${yes}', none: '${none}', f: '${f}', code: '${code}', cut: '${word/canary/7}', or: '${gone:-9}'}\n",
+		"b.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {pin: '${n}'}\n",
+	})
+	set := mustBuild(t, files, Options{SubstituteFrom: []Variables{{Secret: vars}}}, newTokens())
+	wire, err := set[0].Wire()
+	want := `"metadata":{"annotations":{"host":"x.canary","n":"3"},"name":"a"},"spec":{"code":"0123","cut":7,"f":1.5,"n":3,"none":null,"or":9,"part":"v3","yes":true}}`
+	if err != nil || !strings.HasSuffix(string(wire), want) {
+		t.Errorf("%v %s", err, wire)
+	}
+	if !set[1].SecretData()["pin"].Equal(plaintext.FromString("3")) {
+		t.Error("the payload of a Secret is no text")
+	}
+	if strings.Contains(fmt.Sprint(set[0].Body()), "canary") {
+		t.Errorf("shown: %v", set[0].Body())
+	}
+}
+
+// A name may depend on no secret, and the message says what to do.
+func TestSecretVariablesInNamesAreRefused(t *testing.T) {
+	o := Options{SubstituteFrom: []Variables{{Secret: map[string]plaintext.Value{"s": plaintext.FromString("canary")}}}}
+	for _, meta := range []string{"{name: '${s}'}", "{name: a, namespace: '${s}'}"} {
+		_, _, err := build(repo(map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: " + meta + "\n"}), o, newTokens())
+		if err == nil || strings.Contains(err.Error(), "canary") || !strings.Contains(err.Error(), "variable of a ConfigMap") {
+			t.Errorf("%s: %v", meta, err)
+		}
+	}
+}
+
 // TestHazard_PanickingSubstitution: what makes Flux's substitution panic yields what a shell does, or an error that names
 // the object, in a whole build.
 func TestHazard_PanickingSubstitution(t *testing.T) {

@@ -64,7 +64,7 @@ func (s *substitution) add(from Variables) error {
 		if err != nil {
 			return err
 		}
-		s.vars[name] = variable{text: s.tokens.Issue(flat), value: flat, secret: true}
+		s.vars[name] = variable{text: s.issue(flat), value: flat, secret: true}
 	}
 	for name := range s.vars {
 		if !variableName.MatchString(name) {
@@ -140,8 +140,23 @@ func (s *substitution) lookup(name string) (operand, bool) {
 		if err != nil {
 			return "", err
 		}
-		return s.tokens.Issue(derived), nil
+		return s.issue(derived), nil
 	}}, true
+}
+
+// typed is what is no string where it fills a field, and the same text where it does not.
+var typed = regexp.MustCompile(`^(true|false|null|-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?)$`)
+
+// issue returns the token of a secret variable: where it stands alone it has the type that its text has in YAML.
+func (s *substitution) issue(v plaintext.Value) string {
+	token := s.tokens.Issue(v)
+	_, _ = plaintext.Derive(func(p ...[]byte) ([]byte, error) {
+		if typed.Match(p[0]) {
+			token = s.tokens.IssueJSON(v)
+		}
+		return nil, nil
+	}, v)
+	return token
 }
 
 var errInside = errors.New("an encrypted value has an expression that cannot be substituted")
