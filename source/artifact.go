@@ -61,6 +61,15 @@ func (a *archive) add(name string, d fs.DirEntry, err error) error {
 	if !d.Type().IsRegular() {
 		return nil
 	}
+	info, err := d.Info()
+	if err != nil {
+		return err
+	}
+	release, err := a.tree.repo.memory.hold(a.ctx, 2*min(info.Size(), a.tree.limits.Blob))
+	if err != nil {
+		return err
+	}
+	defer release()
 	body, err := a.tree.ReadFile(name)
 	if err != nil {
 		return err
@@ -68,10 +77,6 @@ func (a *archive) add(name string, d fs.DirEntry, err error) error {
 	if a.left -= int64(len(body)); a.left < 0 {
 		return fail(fault.Invalid, ReasonArchive, "the files of the repository are larger than the limit of an artifact").
 			Fix("leave files out with spec.ignore; the limit is %d MiB", a.tree.limits.Artifact>>20)
-	}
-	info, err := d.Info()
-	if err != nil {
-		return err
 	}
 	if err := a.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Clean(name), Mode: int64(info.Mode().Perm()), Size: int64(len(body))}); err != nil {
 		return err

@@ -274,6 +274,11 @@ func (c *copying) blob(n node, where []string) error {
 	if c.to.has(n.hash) {
 		return nil
 	}
+	release, err := c.to.memory.hold(c.ctx, timesObject*min(size, c.from.limits.Blob))
+	if err != nil {
+		return err
+	}
+	defer release()
 	body, err := c.from.repo.blob(n.hash, c.from.limits.Blob)
 	if err != nil {
 		return c.from.readFault(path.Join(where...), err)

@@ -27,7 +27,7 @@ func (e *entryOf) fetch(ctx context.Context, q Request) (*Fetched, error) {
 		return nil, err
 	}
 	defer f.close()
-	sel, err := q.Ref.choose(f.refs)
+	sel, err := f.choose(q.Ref)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +107,7 @@ type fetching struct {
 	session transport.UploadPackSession
 	done    func()
 	refs    *packp.AdvRefs
+	list    *listing
 }
 
 func (f *fetching) connect() error {
@@ -114,7 +115,8 @@ func (f *fetching) connect() error {
 	if limit == 0 {
 		limit = f.entry.all.limits.Transfer
 	}
-	session, done, err := f.remote.open(f.ctx, limit)
+	f.list = &listing{ctx: f.ctx, memory: f.entry.all.memory}
+	session, done, err := f.remote.open(f.ctx, limit, f.list)
 	if err != nil {
 		return err
 	}
@@ -126,7 +128,22 @@ func (f *fetching) connect() error {
 	return err
 }
 
+// choose finds out what is meant, and lets go of the references: there can be many, and nothing else is held together with them.
+func (f *fetching) choose(ref Ref) (selection, error) {
+	sel, err := ref.choose(f.refs)
+	f.forgetReferences()
+	return sel, err
+}
+
+func (f *fetching) forgetReferences() {
+	if f.refs != nil {
+		f.refs.References, f.refs.Peeled, f.refs.Shallows = nil, nil, nil
+	}
+	f.list.done()
+}
+
 func (f *fetching) close() {
+	f.forgetReferences()
 	if f.session != nil {
 		_ = f.session.Close()
 		f.done()
@@ -168,6 +185,7 @@ func (f *fetching) transfer(repo *repository, sel selection) (*object.Commit, *r
 		if err := f.connect(); err != nil {
 			return nil, nil, err
 		}
+		f.forgetReferences()
 	}
 	fresh, err := f.entry.create(f.id)
 	if err != nil {
@@ -241,7 +259,7 @@ func (e *entryOf) create(id string) (*repository, error) {
 		if err != nil {
 			return nil, cacheFailure("the cache folder cannot be written", err)
 		}
-		repo := openRepository(e.dir, name, id)
+		repo := e.openRepository(name, id)
 		if err := repo.store.Init(); err != nil {
 			return nil, cacheFailure("the cache folder cannot be written", err)
 		}

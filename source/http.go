@@ -24,12 +24,12 @@ var errTooMuch = errors.New("the answer is too large")
 const (
 	maxFirstLine = 8 << 10          // of a reference listing: the first reference, and what the server can do
 	maxErrorBody = 4 << 10          // of an answer that is an error; its text is never shown
-	maxListing   = 64 << 20         // of a reference listing, which is held in memory
+	maxListing   = 16 << 20         // of a reference listing, which is held in memory
 	dialTimeout  = 10 * time.Second // for one address of a server; the whole is bound by the context
 )
 
 // openHTTP begins a session with an http(s) server. Nothing is sent yet. done frees its connections.
-func (r Remote) openHTTP(u *url.URL, limit int64) (session transport.UploadPackSession, done func(), err error) {
+func (r Remote) openHTTP(u *url.URL, limit int64, list *listing) (session transport.UploadPackSession, done func(), err error) {
 	auth, err := r.httpAuth(u)
 	if err != nil {
 		return nil, nil, err
@@ -39,7 +39,7 @@ func (r Remote) openHTTP(u *url.URL, limit int64) (session transport.UploadPackS
 		return nil, nil, err
 	}
 	head := &firstBytes{limit: maxFirstLine}
-	client := &http.Client{Transport: limitedBodies{next: pool, limit: limit, head: head}, CheckRedirect: r.redirect(u)}
+	client := &http.Client{Transport: limitedBodies{next: pool, limit: limit, head: head, list: list}, CheckRedirect: r.redirect(u)}
 	ep, err := transport.NewEndpoint((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimSuffix(u.Path, "/")}).String())
 	if err != nil {
 		return nil, nil, badURL("it cannot be parsed")
@@ -128,6 +128,7 @@ type limitedBodies struct {
 	next  http.RoundTripper
 	limit int64
 	head  *firstBytes // gets the beginning of a listing
+	list  *listing    // what one goes through
 }
 
 func (l limitedBodies) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -142,7 +143,8 @@ func (l limitedBodies) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if req.Method == http.MethodGet {
 		l.head.reset() // an answer before was a redirect
-		res.Body = readCloser{io.TeeReader(&bounded{from: res.Body, left: maxListing}, l.head), res.Body}
+		l.list.from = &bounded{from: res.Body, left: maxListing}
+		res.Body = readCloser{io.TeeReader(l.list, l.head), res.Body}
 		return res, nil
 	}
 	res.Body = readCloser{&bounded{from: res.Body, left: l.limit}, res.Body}
@@ -173,13 +175,13 @@ func (b *bounded) Read(p []byte) (int, error) {
 }
 
 // open begins a session with the server.
-func (r Remote) open(ctx context.Context, limit int64) (transport.UploadPackSession, func(), error) {
+func (r Remote) open(ctx context.Context, limit int64, list *listing) (transport.UploadPackSession, func(), error) {
 	u, err := r.parse()
 	if err != nil {
 		return nil, nil, err
 	}
 	if u.Scheme == "ssh" {
-		return r.openSSH(ctx, u, limit)
+		return r.openSSH(ctx, u, limit, list)
 	}
-	return r.openHTTP(u, limit)
+	return r.openHTTP(u, limit, list)
 }

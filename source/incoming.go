@@ -38,17 +38,23 @@ func (r *repository) storeIncoming(ctx context.Context, store *filesystem.Storag
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return cacheFailure("what the Git server sent cannot be read", err)
 	}
-	if err := checkPack(ctx, f, e.all.limits); err != nil {
+	held, err := checkPack(ctx, f, e.all.limits)
+	if err != nil {
 		return err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return cacheFailure("what the Git server sent cannot be read", err)
 	}
+	release, err := e.all.memory.hold(ctx, held)
+	if err != nil {
+		return err
+	}
+	defer release()
 	return storePack(store, &contextReader{ctx: ctx, from: f}, f, thin)
 }
 
-// checkPack looks through a pack without holding any object in memory.
-func checkPack(ctx context.Context, pack io.Reader, limits Limits) (err error) {
+// checkPack looks through a pack without holding any object in memory, and says how much will be held to store it.
+func checkPack(ctx context.Context, pack io.Reader, limits Limits) (held int64, err error) {
 	unreadable := broken("the pack that the Git server sent cannot be read")
 	defer func() {
 		if recover() != nil { // the scanner is fed by strangers
@@ -58,39 +64,41 @@ func checkPack(ctx context.Context, pack io.Reader, limits Limits) (err error) {
 	s := packfile.NewScanner(pack)
 	_, count, err := s.Header()
 	if err != nil {
-		return unreadable
+		return 0, unreadable
 	}
 	if int64(count) > int64(limits.Files)*objectsPerFile {
-		return fail(fault.Invalid, ReasonInvalid, "the repository has more objects than the limit").
+		return 0, fail(fault.Invalid, ReasonInvalid, "the repository has more objects than the limit").
 			Fix("check out a branch or tag, or keep to %d files and folders in a repository", limits.Files)
 	}
+	var largest int64
 	for range count {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 		h, err := s.NextObjectHeader()
 		if err != nil {
-			return unreadable
+			return 0, unreadable
 		}
 		size := h.Length
 		if h.Type == plumbing.OFSDeltaObject || h.Type == plumbing.REFDeltaObject {
 			head := firstBytes{limit: 2 * binary.MaxVarintLen64}
 			if size <= limits.Object {
 				if _, _, err := s.NextObject(&head); err != nil {
-					return unreadable
+					return 0, unreadable
 				}
 			}
 			size = max(size, deltaTarget(head.kept))
 		}
 		if size > limits.Object || size < 0 {
-			return fail(fault.Invalid, ReasonInvalid, "a file of the repository is larger than can be handled").
+			return 0, fail(fault.Invalid, ReasonInvalid, "a file of the repository is larger than can be handled").
 				Fix("keep files under %d MiB; spec.ignore does not help, as Git sends all files of a commit", limits.Object>>20)
 		}
+		largest = max(largest, size)
 	}
 	if _, err := s.Checksum(); err != nil { // it reads the last object to its end
-		return unreadable
+		return 0, unreadable
 	}
-	return nil
+	return timesObject*largest + perObject*int64(count), nil
 }
 
 // deltaTarget returns the size of what a delta makes: the second number in it.

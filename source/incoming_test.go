@@ -172,7 +172,7 @@ func TestPackBombs(t *testing.T) {
 		"cut off":                {pack(packed{3, 100, zeros[:100]})[:20], fault.Transient, "cannot be read"},
 		"nothing":                {nil, fault.Transient, "cannot be read"},
 	} {
-		err := checkPack(t.Context(), bytes.NewReader(tc.raw), limits)
+		_, err := checkPack(t.Context(), bytes.NewReader(tc.raw), limits)
 		if (err == nil) != (tc.text == "") || err != nil && (fault.KindOf(err) != tc.kind || !strings.Contains(err.Error(), tc.text)) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -201,7 +201,7 @@ func FuzzPack(f *testing.F) {
 	limits := DefaultLimits()
 	limits.Object, limits.Files = 1<<16, 100
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if err := checkPack(t.Context(), bytes.NewReader(raw), limits); err != nil && fault.StageOf(err) != fault.StageSource {
+		if _, err := checkPack(t.Context(), bytes.NewReader(raw), limits); err != nil && fault.StageOf(err) != fault.StageSource {
 			t.Errorf("%v", err)
 		}
 	})

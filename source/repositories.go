@@ -22,6 +22,7 @@ type Limits struct {
 	Disk         int64 // bytes of all cached repositories, of what is arriving, and of artifacts
 	Transfer     int64 // bytes of one transfer
 	Object       int64 // bytes of one object in a transfer: it is held in memory
+	Memory       int64 // bytes of such objects, and of long listings, that all fetches hold at once
 	Blob         int64 // bytes of one file that is read
 	Files        int   // files and folders of one commit
 	Artifact     int64 // bytes of the files of one artifact, uncompressed
@@ -29,7 +30,7 @@ type Limits struct {
 
 // DefaultLimits are generous for what a cluster's configuration is.
 func DefaultLimits() Limits {
-	return Limits{Repositories: 2_000, Disk: 3 << 30, Transfer: 1 << 30, Object: 256 << 20, Blob: 50 << 20, Files: 100_000, Artifact: 1 << 30}
+	return Limits{Repositories: 2_000, Disk: 3 << 30, Transfer: 1 << 30, Object: 64 << 20, Memory: 192 << 20, Blob: 50 << 20, Files: 100_000, Artifact: 1 << 30}
 }
 
 // Counts says what was asked of Git servers since the start.
@@ -71,6 +72,7 @@ type Repositories struct {
 	listings, transfers atomic.Int64
 	clock               atomic.Int64 // orders uses; it tells no time
 	disk                disk
+	memory              *memory
 
 	mu      sync.Mutex
 	entries map[Owner]*entryOf
@@ -83,7 +85,7 @@ func NewRepositories(dir string, key plaintext.Key, limits Limits) (*Repositorie
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, cacheFailure("the cache folder cannot be made", err)
 	}
-	r := &Repositories{dir: dir, key: key, limits: limits, now: time.Now, entries: map[Owner]*entryOf{}}
+	r := &Repositories{dir: dir, key: key, limits: limits, now: time.Now, entries: map[Owner]*entryOf{}, memory: newMemory(limits.Memory)}
 	namespaces, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, cacheFailure("the cache folder cannot be read", err)

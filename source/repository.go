@@ -42,6 +42,8 @@ type repository struct {
 	dir  string
 	id   string // the remote and the credentials that it was fetched with
 
+	memory *memory // what all repositories may hold at once
+
 	mu    sync.Mutex // the library's storage is not safe for use by several at once
 	store *filesystem.Storage
 	known map[plumbing.Hash]summary // trees that are complete
@@ -63,8 +65,8 @@ type summary struct {
 	ignores bool // there is a .sourceignore
 }
 
-func openRepository(dir, name, id string) *repository {
-	r := &repository{name: name, dir: filepath.Join(dir, name), id: id, known: map[plumbing.Hash]summary{}, heads: map[plumbing.Hash]plumbing.Hash{}, parts: map[plumbing.Hash]string{}, on: map[branchCommit]bool{}}
+func (e *entryOf) openRepository(name, id string) *repository {
+	r := &repository{name: name, dir: filepath.Join(e.dir, name), id: id, memory: e.all.memory, known: map[plumbing.Hash]summary{}, heads: map[plumbing.Hash]plumbing.Hash{}, parts: map[plumbing.Hash]string{}, on: map[branchCommit]bool{}}
 	r.store = r.storage()
 	return r
 }
@@ -310,10 +312,8 @@ func (r *repository) blob(h plumbing.Hash, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = body.Close() }()
-	out, err := io.ReadAll(io.LimitReader(body, limit+1))
-	if err == nil && int64(len(out)) > limit {
-		err = errTooLarge
-	}
+	out := make([]byte, o.Size())
+	_, err = io.ReadFull(body, out)
 	return out, err
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 // openSSH connects to an ssh server and starts git-upload-pack there. The context bounds all that follows.
-func (r Remote) openSSH(ctx context.Context, u *url.URL, limit int64) (transport.UploadPackSession, func(), error) {
+func (r Remote) openSSH(ctx context.Context, u *url.URL, limit int64, list *listing) (transport.UploadPackSession, func(), error) {
 	port := u.Port()
 	if port == "" {
 		port = "22"
@@ -45,6 +45,7 @@ func (r Remote) openSSH(ctx context.Context, u *url.URL, limit int64) (transport
 		closeAll()
 		return nil, nil, sshFailure(err)
 	}
+	list.from, s.list = s.stdout, list
 	return s, closeAll, nil
 }
 
@@ -68,6 +69,7 @@ type sshSession struct {
 	client *ssh.Client
 	stdin  io.WriteCloser
 	stdout *bounded
+	list   *listing // the same, for the listing
 	stderr *firstBytes
 	limit  int64
 	refs   *packp.AdvRefs
@@ -112,7 +114,7 @@ func (s *sshSession) AdvertisedReferencesContext(context.Context) (*packp.AdvRef
 		return s.refs, nil
 	}
 	refs := packp.NewAdvRefs()
-	err := refs.Decode(s.stdout)
+	err := refs.Decode(s.list)
 	var line *pktline.ErrorLine
 	switch {
 	case err == nil && refs.IsEmpty(), errors.Is(err, packp.ErrEmptyAdvRefs):

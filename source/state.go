@@ -93,7 +93,7 @@ func (e *entryOf) restore() {
 		if strings.ContainsAny(rs.Name, `/\.`) || rs.Name == "" {
 			continue
 		}
-		repo := openRepository(e.dir, rs.Name, rs.ID)
+		repo := e.openRepository(rs.Name, rs.ID)
 		for want, commit := range rs.Heads {
 			repo.heads[plumbing.NewHash(want)] = plumbing.NewHash(commit)
 		}

@@ -313,7 +313,7 @@ func (n *nesting) receive(rawURL string, commit plumbing.Hash) error {
 		return err
 	}
 	defer f.close()
-	sel, err := Ref{Commit: commit.String()}.choose(f.refs)
+	sel, err := f.choose(Ref{Commit: commit.String()})
 	if err != nil {
 		return err
 	}
