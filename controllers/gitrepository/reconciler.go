@@ -6,6 +6,7 @@
 package gitrepository
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -63,7 +65,8 @@ const TraceAnnotation = "sealock.dev/trace"
 // Reconciler fetches what GitRepositories name.
 type Reconciler struct {
 	Options
-	missed chan types.NamespacedName
+	missed  chan types.NamespacedName
+	retries workqueue.TypedRateLimiter[types.NamespacedName] // of what is no error of the controller
 }
 
 // missedQueue is how many repositories may wait to be fetched again. What does not fit comes back with its interval.
@@ -72,6 +75,7 @@ const missedQueue = 1024
 // New returns a Reconciler.
 func New(o Options) *Reconciler {
 	r := &Reconciler{Options: o, missed: make(chan types.NamespacedName, missedQueue)}
+	r.retries = workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](cmp.Or(o.MinRetry, retryFirst), cmp.Or(o.MaxRetry, retryLast))
 	o.Repositories.OnMiss(func(owner source.Owner) {
 		select {
 		case r.missed <- types.NamespacedName(owner):
@@ -87,6 +91,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Client.Get(ctx, req.NamespacedName, repo); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.measure(req.NamespacedName, 0, true)
+			r.retries.Forget(req.NamespacedName)
 			return ctrl.Result{}, r.cleanUp(ctx, req.NamespacedName)
 		}
 		return ctrl.Result{}, err

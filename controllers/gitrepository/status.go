@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"sort"
 	"strconv"
+	"time"
 
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
@@ -116,7 +117,26 @@ func (r *Reconciler) failed(ctx context.Context, repo *sourcev1.GitRepository, p
 	case kind == fault.Transient || kind == fault.Internal:
 		return ctrl.Result{}, p.err // retried with back-off
 	}
-	return ctrl.Result{RequeueAfter: r.jitter(repo.Spec.Interval.Duration)}, nil
+	if p.stalled || !elsewhere(p.err) {
+		return ctrl.Result{RequeueAfter: r.jitter(repo.Spec.Interval.Duration)}, nil
+	}
+	return ctrl.Result{RequeueAfter: r.soon(repo)}, nil
+}
+
+// elsewhere reports whether the failure is mended where nothing tells of it, and looking again costs little: on the server, in a
+// Secret. What is wrong with the content of the commit would be transferred for nothing.
+func elsewhere(err error) bool {
+	switch source.ReasonOf(err) {
+	case source.ReasonAuth, source.ReasonVerification:
+		return true
+	default:
+		return fault.KindOf(err) != fault.Invalid
+	}
+}
+
+// soon returns when to look again after a failure: later each time, at last with the interval.
+func (r *Reconciler) soon(repo *sourcev1.GitRepository) time.Duration {
+	return min(r.retries.When(client.ObjectKeyFromObject(repo)), r.jitter(repo.Spec.Interval.Duration))
 }
 
 // withdraw takes the artifact of a revision out of the storage.
@@ -150,6 +170,7 @@ func (r *Reconciler) succeeded(ctx context.Context, repo *sourcev1.GitRepository
 	recovered := meta.IsStatusConditionFalse(repo.Status.Conditions, fluxmeta.ReadyCondition)
 	asked := repo.Annotations[requestedAt] != repo.Status.LastHandledReconcileAt
 	message := "stored artifact for revision '" + revision + "'"
+	r.retries.Forget(client.ObjectKeyFromObject(repo))
 	err := r.patchStatus(ctx, repo, func(s *sourcev1.GitRepositoryStatus) {
 		clearProblems(s, "")
 		r.verifiedStatus(repo, s, got.verified)
