@@ -29,6 +29,7 @@ type outcome struct {
 type problem struct {
 	condition string // FetchFailed, SourceVerified, IncludeUnavailable or StorageOperationFailed
 	reason    string
+	wait      bool // for what comes by itself; what the status says stays true
 	stalled   bool // nothing but a change of the object or of its tenant helps
 	err       error
 }
@@ -208,6 +209,9 @@ func (r *Reconciler) includes(ctx context.Context, repo *sourcev1.GitRepository,
 			return missing(includeNoArtifact, fault.NotFound, "the included repository has no artifact yet", "see its own conditions")
 		}
 		tree, err := r.Repositories.Open(ctx, other.Namespace, other.Name, a.Revision)
+		if source.ReasonOf(err) == source.ReasonCacheStale && fault.KindOf(err) == fault.Transient {
+			return nil, &problem{wait: true, err: err} // its cache is cold, after a failover for instance, and is being filled
+		}
 		if err != nil {
 			return missing(includeNoArtifact, fault.KindOf(err), "the files of the included repository cannot be had now", "see its own conditions; it is tried again")
 		}
@@ -272,10 +276,11 @@ func equalText(a, b *string) bool { return a == b || a != nil && b != nil && *a 
 func equalLists[T any](a, b []T) bool { return len(a) == 0 && len(b) == 0 || reflect.DeepEqual(a, b) }
 
 func refOf(repo *sourcev1.GitRepository) source.Ref {
+	out := source.Ref{}
 	if ref := repo.Spec.Reference; ref != nil {
-		return source.Ref{Branch: ref.Branch, Tag: ref.Tag, SemVer: ref.SemVer, Name: ref.Name, Commit: ref.Commit}
+		out = source.Ref{Branch: ref.Branch, Tag: ref.Tag, SemVer: ref.SemVer, Name: ref.Name, Commit: ref.Commit}
 	}
-	return source.Ref{}
+	return out
 }
 
 // progress shows that something is being done. It is written only before work that takes long, and not for a retry.

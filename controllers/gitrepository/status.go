@@ -73,6 +73,9 @@ func set(s *sourcev1.GitRepositoryStatus, generation int64, typ string, status m
 // failed reports that the repository could not be had. The artifact that is there stays, and so does who uses it, unless
 // its own signature turned out not to be good.
 func (r *Reconciler) failed(ctx context.Context, repo *sourcev1.GitRepository, p *problem) (ctrl.Result, error) {
+	if p.wait { // nothing is wrong with this one, and nothing is said of it
+		return ctrl.Result{RequeueAfter: r.soon(repo)}, nil
+	}
 	message := fault.Lines(p.err, messageLines)
 	old := meta.FindStatusCondition(repo.Status.Conditions, fluxmeta.ReadyCondition)
 	news := old == nil || old.Status != metav1.ConditionFalse || old.Reason != p.reason || old.Message != message
