@@ -17,6 +17,8 @@ import (
 // is the branch master. Commit may come with Branch, where servers that hand out no commit by hash find it.
 type Ref struct {
 	Branch, Tag, SemVer, Name, Commit string
+	// Again is a revision that the reference meant before: exactly that one is fetched, wherever the reference has moved.
+	Again string
 }
 
 const headsPrefix, tagsPrefix = "refs/heads/", "refs/tags/"
@@ -87,6 +89,8 @@ func (r Ref) byTag() bool { return r.Commit == "" && r.Name == "" && (r.SemVer !
 // choose applies the precedence to a reference listing.
 func (r Ref) choose(refs *packp.AdvRefs) (selection, error) {
 	switch {
+	case r.Again != "":
+		return r.chooseAgain(refs)
 	case r.Commit != "":
 		return r.chooseCommit(refs)
 	case r.Name != "":
@@ -116,6 +120,24 @@ func advertised(refs *packp.AdvRefs, name, label, field string) (selection, erro
 		s.commit = peeled
 	}
 	return s, nil
+}
+
+// chooseAgain finds what a revision was made of: a reference that still stands there, so that the object of a tag can be
+// verified, or else the commit alone.
+func (r Ref) chooseAgain(refs *packp.AdvRefs) (selection, error) {
+	hex, ok := CommitOf(r.Again)
+	if !ok {
+		return selection{}, badRef("commit", "the revision that was fetched before names no commit")
+	}
+	label := r.Again[:max(strings.LastIndex(r.Again, "@"), 0)]
+	for _, name := range []string{label, tagsPrefix + label, headsPrefix + label} {
+		if s, err := advertised(refs, name, label, "name"); err == nil && s.commit.String() == hex {
+			return s, nil
+		}
+	}
+	s, err := Ref{Commit: hex}.chooseCommit(refs)
+	s.label = label
+	return s, err
 }
 
 func (r Ref) chooseCommit(refs *packp.AdvRefs) (selection, error) {

@@ -162,6 +162,18 @@ func (r *Repositories) Open(_ context.Context, namespace, name, revision string)
 	return nil, err
 }
 
+// Has reports whether Open would find the revision.
+func (r *Repositories) Has(namespace, name, revision string) bool {
+	r.mu.Lock()
+	e := r.entries[Owner{namespace, name}]
+	r.mu.Unlock()
+	if e == nil {
+		return false
+	}
+	t, err := e.open(revision)
+	return t != nil && err == nil
+}
+
 // Remove forgets the owner and deletes its files. It waits for a fetch under way.
 func (r *Repositories) Remove(ctx context.Context, namespace, name string) error {
 	owner := Owner{namespace, name}

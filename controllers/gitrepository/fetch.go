@@ -205,6 +205,9 @@ func (r *Reconciler) includes(ctx context.Context, repo *sourcev1.GitRepository,
 			return missing(includeNotFound, fault.NotFound, "the included repository does not exist in this namespace", "create it, or leave it out")
 		}
 		a := other.Status.Artifact
+		if at := len(included); repo.Spec.Suspend && at < len(repo.Status.IncludedArtifacts) {
+			a = repo.Status.IncludedArtifacts[at]
+		}
 		if a == nil {
 			return missing(includeNoArtifact, fault.NotFound, "the included repository has no artifact yet", "see its own conditions")
 		}
@@ -218,7 +221,7 @@ func (r *Reconciler) includes(ctx context.Context, repo *sourcev1.GitRepository,
 		q.Includes = append(q.Includes, source.Include{Tree: tree, Digest: a.Digest, From: i.GetFromPath(), To: i.GetToPath()})
 		included = append(included, a.DeepCopy())
 	}
-	if old := repo.Status.Artifact; old != nil && !sameArtifacts(repo.Status.IncludedArtifacts, included) {
+	if old := repo.Status.Artifact; old != nil && !repo.Spec.Suspend && !sameArtifacts(repo.Status.IncludedArtifacts, included) {
 		r.progress(ctx, repo, reasonIncludeChange, "included artifacts differ from last observed includes")
 	}
 	return included, nil
@@ -267,7 +270,7 @@ func (r *Reconciler) inStorage(repo *sourcev1.GitRepository, t *source.Tree, inc
 		!equalLists(s.ObservedInclude, repo.Spec.Include) || !sameArtifacts(s.IncludedArtifacts, included) {
 		return source.Artifact{}, false
 	}
-	a := source.Artifact{Path: old.Path, Digest: old.Digest, Size: *old.Size}
+	a := stored(old)
 	return a, r.Storage.Has(a)
 }
 
@@ -279,6 +282,9 @@ func refOf(repo *sourcev1.GitRepository) source.Ref {
 	out := source.Ref{}
 	if ref := repo.Spec.Reference; ref != nil {
 		out = source.Ref{Branch: ref.Branch, Tag: ref.Tag, SemVer: ref.SemVer, Name: ref.Name, Commit: ref.Commit}
+	}
+	if a := repo.Status.Artifact; repo.Spec.Suspend && a != nil {
+		out.Again = a.Revision
 	}
 	return out
 }

@@ -102,7 +102,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, r.finalize(ctx, repo)
 	}
 	if repo.Spec.Suspend {
-		return ctrl.Result{}, r.patchStatus(ctx, repo, func(*sourcev1.GitRepositoryStatus) {})
+		return r.suspended(ctx, repo)
 	}
 	if !controllerutil.ContainsFinalizer(repo, finalizer) {
 		patch := client.MergeFromWithOptions(repo.DeepCopy(), client.MergeFromWithOptimisticLock{})
