@@ -3,6 +3,7 @@ package source
 import (
 	"cmp"
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -160,6 +161,13 @@ func (r *Repositories) Open(_ context.Context, namespace, name, revision string)
 	err := fail(fault.Transient, ReasonCacheStale, "the files of this revision are not in the cache").Fix("they are fetched again; nothing needs to be done")
 	err.Ref = fault.Ref{Kind: "GitRepository", Namespace: namespace, Name: name}
 	return nil, err
+}
+
+// Owners returns who has repositories here.
+func (r *Repositories) Owners() []Owner {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.entries))
 }
 
 // Has reports whether Open would find the revision.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"sealock.dev/sealock/fault"
 )
@@ -92,6 +93,34 @@ func (s *Storage) remove(name string) error {
 	s.mu.Unlock()
 	if err := s.root.Remove(name); err != nil && !os.IsNotExist(err) {
 		return cacheFailure("an artifact cannot be removed", err)
+	}
+	return nil
+}
+
+// Owners returns who has artifacts here.
+func (s *Storage) Owners() (out []Owner) {
+	found, _ := fs.Glob(s.root.FS(), path.Join(artifactFolder, "*", "*"))
+	for _, name := range found {
+		if o := (Owner{path.Base(path.Dir(name)), path.Base(name)}); o.valid() {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// KeepOnly removes all artifacts of the owner but the one at the path. It is for what another process may have withdrawn.
+func (s *Storage) KeepOnly(o Owner, name string) error {
+	folder := path.Join(artifactFolder, o.Namespace, o.Name)
+	infos, err := s.artifacts(folder)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if commit := strings.TrimSuffix(info.Name(), artifactSuffix); path.Join(folder, info.Name()) != name {
+			if err := s.Withdraw(o, commit); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"path"
@@ -42,8 +43,35 @@ func (s *Storage) Handler(allow Authorizer) http.Handler {
 			refuse(w, err)
 			return
 		}
-		s.serve(w, r, name)
+		if s.leads != nil && !s.leads() {
+			later(w)
+			return
+		}
+		s.serve(w, r, owner, name)
 	})
+}
+
+// Serve says what is only not here yet: everything while this process does not lead, since what it has may be old, and what
+// named finds in a status. For that, a client is told to come back. It is called before the storage is used.
+func (s *Storage) Serve(leads func() bool, named func(ctx context.Context, o Owner, name string) bool) {
+	s.leads, s.named = leads, named
+}
+
+// retryAfter is the seconds after which a client may ask again for what is not here yet.
+const retryAfter = "5"
+
+func later(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", retryAfter)
+	http.Error(w, "not here yet", http.StatusServiceUnavailable)
+}
+
+// missing answers a request for what is not here.
+func (s *Storage) missing(w http.ResponseWriter, r *http.Request, o Owner, name string) {
+	if s.named != nil && s.named(r.Context(), o, name) {
+		later(w)
+		return
+	}
+	http.Error(w, "not found", http.StatusNotFound)
 }
 
 func refuse(w http.ResponseWriter, err error) {
@@ -58,23 +86,23 @@ func refuse(w http.ResponseWriter, err error) {
 	}
 }
 
-func (s *Storage) serve(w http.ResponseWriter, r *http.Request, name string) {
+func (s *Storage) serve(w http.ResponseWriter, r *http.Request, o Owner, name string) {
 	if path.Base(name) == latestName {
 		to, err := s.root.Readlink(name)
 		if err != nil || !artifactName.MatchString(to) {
-			http.Error(w, "not found", http.StatusNotFound)
+			s.missing(w, r, o, name)
 			return
 		}
 		name = path.Join(path.Dir(name), to)
 	}
 	info, err := s.root.Lstat(name)
 	if err != nil || !info.Mode().IsRegular() {
-		http.Error(w, "not found", http.StatusNotFound)
+		s.missing(w, r, o, name)
 		return
 	}
 	f, err := s.root.Open(name)
 	if err != nil {
-		http.Error(w, "not found", http.StatusNotFound)
+		s.missing(w, r, o, name)
 		return
 	}
 	defer func() { _ = f.Close() }()

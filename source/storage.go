@@ -47,6 +47,9 @@ type Storage struct {
 	verified map[string]Artifact // by path: the digest was computed from the file by this process
 	next     int
 
+	leads func() bool                                          // see Serve
+	named func(ctx context.Context, o Owner, name string) bool // see Serve
+
 	bytes  atomic.Int64  // on disk
 	beside *Repositories // with which the disk is shared; nil when it is not
 }

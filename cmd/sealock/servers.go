@@ -12,12 +12,15 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 
+	"sealock.dev/sealock/controllers/gitrepository"
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/notify"
 	"sealock.dev/sealock/sealing"
+	"sealock.dev/sealock/source"
 	"sealock.dev/sealock/tenants"
 	"sealock.dev/sealock/webhook"
 )
@@ -53,7 +56,7 @@ func (p *parts) addWebhook(ctx context.Context) error {
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certs.GetCertificate},
 	}
 	if err := p.mgr.Add(everywhere(func(ctx context.Context) error {
-		ensureCertificates(ctx, p, certs)
+		keep(ctx, p.log.WithName("webhook"), "the serving certificate", func(ctx context.Context) error { return certs.Ensure(ctx, p.mgr.GetClient()) })
 		return nil
 	})); err != nil {
 		return err
@@ -93,8 +96,8 @@ func (p *parts) recorder(controller string) record.EventRecorder {
 	return p.poster.Recorder(controller, p.mgr.GetEventRecorderFor(controller)) //nolint:staticcheck // core events are what kubectl and flux read
 }
 
-// ensureCertificates keeps the certificate good, until ctx is done.
-func ensureCertificates(ctx context.Context, p *parts, certs *webhook.Certificates) {
+// keep keeps something as it should be, until ctx is done.
+func keep(ctx context.Context, log logr.Logger, what string, ensure func(context.Context) error) {
 	const often, retry = 10 * time.Minute, 2 * time.Second
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -105,8 +108,8 @@ func ensureCertificates(ctx context.Context, p *parts, certs *webhook.Certificat
 		case <-timer.C:
 		}
 		next := often
-		if err := certs.Ensure(ctx, p.mgr.GetClient()); err != nil && ctx.Err() == nil {
-			p.log.WithName("webhook").Error(err, "the serving certificate is not in order")
+		if err := ensure(ctx); err != nil && ctx.Err() == nil {
+			log.Error(err, what+" is not in order")
 			next = retry
 		}
 		timer.Reset(next)
@@ -115,6 +118,16 @@ func ensureCertificates(ctx context.Context, p *parts, certs *webhook.Certificat
 
 // addServers serves the certificate for kubeseal, artifacts, and the probes.
 func (p *parts) addServers(context.Context) error {
+	p.artifacts.Serve(func() bool {
+		select {
+		case <-p.mgr.Elected():
+			return true
+		default:
+			return false
+		}
+	}, func(ctx context.Context, o source.Owner, name string) bool {
+		return gitrepository.Named(ctx, p.mgr.GetClient(), o, name)
+	})
 	for _, s := range []struct {
 		addr    string
 		handler http.Handler

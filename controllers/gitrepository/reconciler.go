@@ -66,6 +66,7 @@ const TraceAnnotation = "sealock.dev/trace"
 type Reconciler struct {
 	Options
 	missed  chan types.NamespacedName
+	tidied  tidied
 	retries workqueue.TypedRateLimiter[types.NamespacedName] // of what is no error of the controller
 }
 
@@ -87,6 +88,9 @@ func New(o Options) *Reconciler {
 
 // Reconcile is called for every change of a GitRepository, and at its interval.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	if err := r.tidy(ctx); err != nil {
+		return ctrl.Result{}, err
+	}
 	repo := &sourcev1.GitRepository{}
 	if err := r.Client.Get(ctx, req.NamespacedName, repo); err != nil {
 		if apierrors.IsNotFound(err) {
