@@ -326,6 +326,9 @@ func TestRights(t *testing.T) {
 		{"somebody", "get", "", "secrets", "", "sealed-secrets-cert", "sealock-system", false, "keys are not"},
 		{controller, "create", "", "configmaps", "", "", "sealock-system", true, "the public certificate"},
 		{controller, "create", "", "configmaps", "", "", ns, false, "no other ConfigMaps"},
+		{controller, "patch", "discovery.k8s.io", "endpointslices", "", "sealock-source-ipv4", "sealock-system", true, "artifacts are where the leader is"},
+		{controller, "create", "discovery.k8s.io", "endpointslices", "", "", "sealock-system", true, "as above"},
+		{controller, "create", "discovery.k8s.io", "endpointslices", "", "", ns, false, "no traffic of others"},
 		{tenant, "create", "sealock.dev", "tenants", "", "", "", false, "tenancy is the platform's"},
 	} {
 		review, err := client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{

@@ -249,7 +249,7 @@ func (p *parts) addCommits(ctx context.Context) error {
 		Measure:      p.durations.of("Kustomization"),
 		FallbackKeys: p.options.ageSecret(p.options.runtimeNamespace(p.settings)),
 	}
-	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords} {
+	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords, p.publishEndpoint} {
 		if err := p.mgr.Add(task); err != nil {
 			return err
 		}

@@ -9,7 +9,7 @@ import (
 // takes credentials, addresses or key files from it: what a tenant's object does must not depend on the environment.
 var keptEnvironment = []string{ //nolint:gochecknoglobals // a constant table
 	"PATH", "TZ", "TMPDIR", "LANG",
-	"POD_NAMESPACE", "POD_NAME", "RUNTIME_NAMESPACE", "KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT",
+	"POD_NAMESPACE", "POD_NAME", "POD_IP", "RUNTIME_NAMESPACE", "KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT",
 	"SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY",
 	"GOMEMLIMIT", "GOMAXPROCS", "GOGC", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR",
 }

@@ -182,7 +182,7 @@ func (o controllerOptions) artifactHost(namespace string) string {
 	if host, port, err := net.SplitHostPort(o.artifactAddr); err == nil && host != "" {
 		return net.JoinHostPort(host, port)
 	}
-	return fmt.Sprintf("sealock-source.%s.svc.cluster.local.:9090", namespace)
+	return fmt.Sprintf("%s.%s.svc.cluster.local.:9090", artifactService, namespace)
 }
 
 // defaultCacheDir is where the Deployment has room for it, else below the temporary folder.
