@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -28,16 +29,10 @@ func authorizeArtifact(kube kubernetes.Interface, anonymous []string) source.Aut
 			return source.ErrUnauthenticated
 		}
 		ctx := r.Context()
-		review, err := kube.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
-			Spec: authenticationv1.TokenReviewSpec{Token: token},
-		}, metav1.CreateOptions{})
+		user, err := whose(ctx, kube, token)
 		if err != nil {
-			return errors.New("the token could not be checked")
+			return err
 		}
-		if !review.Status.Authenticated {
-			return source.ErrUnauthenticated
-		}
-		user := review.Status.User
 		extra := map[string]authorizationv1.ExtraValue{}
 		for k, v := range user.Extra {
 			extra[k] = authorizationv1.ExtraValue(v)
@@ -58,4 +53,24 @@ func authorizeArtifact(kube kubernetes.Interface, anonymous []string) source.Aut
 		}
 		return nil
 	}
+}
+
+// artifactAudience is that of tokens which are of use here and nowhere else.
+const artifactAudience = "sealock-artifacts"
+
+// whose returns whose token it is: one for artifacts, or one for the API server.
+func whose(ctx context.Context, kube kubernetes.Interface, token string) (authenticationv1.UserInfo, error) {
+	for _, audiences := range [][]string{{artifactAudience}, nil} {
+		review, err := kube.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
+			Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: audiences},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			return authenticationv1.UserInfo{}, errors.New("the token could not be checked")
+		}
+		// An authenticator that knows no audiences answers without them, and means the API server.
+		if s := review.Status; s.Authenticated && (audiences == nil || slices.Contains(s.Audiences, artifactAudience)) {
+			return s.User, nil
+		}
+	}
+	return authenticationv1.UserInfo{}, source.ErrUnauthenticated
 }

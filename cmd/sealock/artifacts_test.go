@@ -27,6 +27,14 @@ func TestT20ArtifactsOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	mine, others, shared := dc.Namespace(t, nil), dc.Namespace(t, nil), dc.Namespace(t, nil)
+	tokenFor := func(namespace string, audiences ...string) string {
+		t.Helper()
+		made, err := kube.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, "reader", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: audiences}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made.Status.Token
+	}
 	token := func(namespace string) string {
 		t.Helper()
 		accounts := kube.CoreV1().ServiceAccounts(namespace)
@@ -47,11 +55,7 @@ func TestT20ArtifactsOfOthers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		made, err := accounts.CreateToken(ctx, "reader", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return made.Status.Token
+		return tokenFor(namespace)
 	}
 	own, foreign := token(mine), token(others)
 	storage, err := source.NewStorage(filepath.Join(t.TempDir(), "artifacts"))
@@ -64,6 +68,10 @@ func TestT20ArtifactsOfOthers(t *testing.T) {
 		status                 int // 404: allowed, and there is no such artifact
 	}{
 		{"its own", mine, own, http.StatusNotFound},
+		{"its own, for artifacts alone", mine, tokenFor(mine, artifactAudience), http.StatusNotFound},
+		{"its own, for artifacts and something else", mine, tokenFor(mine, "vault", artifactAudience), http.StatusNotFound},
+		{"its own, for something else", mine, tokenFor(mine, "vault"), http.StatusUnauthorized},
+		{"another tenant, for artifacts alone", mine, tokenFor(others, artifactAudience), http.StatusForbidden},
 		{"another tenant", mine, foreign, http.StatusForbidden},
 		{"nobody", mine, "", http.StatusUnauthorized},
 		{"a made up token", mine, "made.up.token", http.StatusUnauthorized},
