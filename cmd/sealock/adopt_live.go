@@ -11,6 +11,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -47,6 +48,7 @@ type fluxController struct {
 
 	lease string
 	args  []string
+	proxy string // the variable of the environment that names one
 }
 
 // live reports whether it reconciles, or is about to.
@@ -104,6 +106,16 @@ func fluxControllers(ctx context.Context, kube kubernetes.Interface, now time.Ti
 	return found, nil
 }
 
+// proxyVariable returns the variable that names a proxy; what it says may hold a password.
+func proxyVariable(env []corev1.EnvVar) string {
+	for _, v := range env {
+		if name := strings.ToUpper(v.Name); (name == "HTTPS_PROXY" || name == "HTTP_PROXY" || name == "ALL_PROXY") && (v.Value != "" || v.ValueFrom != nil) {
+			return v.Name
+		}
+	}
+	return ""
+}
+
 func controllerOf(d *appsv1.Deployment) (fluxController, bool) {
 	c := fluxController{Namespace: d.Namespace, Deployment: d.Name, Replicas: 1, Ready: d.Status.ReadyReplicas}
 	if d.Spec.Replicas != nil {
@@ -115,6 +127,7 @@ func controllerOf(d *appsv1.Deployment) (fluxController, bool) {
 			if repository == name || d.Labels[componentLabel] == name && container.Name == "manager" {
 				c.Component, c.args = name, append(slices.Clone(container.Command), container.Args...)
 				c.Version, _, _ = strings.Cut(tag, "@")
+				c.proxy = proxyVariable(container.Env)
 			}
 		}
 	}

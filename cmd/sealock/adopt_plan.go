@@ -33,6 +33,7 @@ func (s *fluxState) plan() adoption {
 	s.checkDifferences(&a)
 	s.checkFlags(&a)
 	s.checkShards(&a)
+	s.checkProxy(&a)
 	s.arguments(&a)
 	return a
 }
@@ -242,6 +243,16 @@ func (s *fluxState) checkDifferences(a *adoption) {
 	if strings.Contains(s.fluxFlag("kustomize-controller", "feature-gates"), "StrictPostBuildSubstitutions=false") {
 		a.found("substitution", warning, namesOf(list, func(o *unstructured.Unstructured) bool { return has(o, "spec", "postBuild") }),
 			"give each variable a default: ${name:-}", "Flux runs with StrictPostBuildSubstitutions=false; Sealock refuses a variable that is not set")
+	}
+}
+
+// checkProxy: a proxy in the environment is ignored here.
+func (s *fluxState) checkProxy(a *adoption) {
+	objects := namesOf(s.objects["GitRepository"], func(o *unstructured.Unstructured) bool { return !has(o, "spec", "proxySecretRef") })
+	for _, c := range s.controllers {
+		if c.Component == "source-controller" && c.Namespace == s.namespace && c.proxy != "" && len(objects) > 0 {
+			a.found("proxy", warning, objects, "name the proxy in spec.proxySecretRef, if the Git server is behind it", "source-controller has %s in its environment, which Sealock ignores for Git", c.proxy)
+		}
 	}
 }
 

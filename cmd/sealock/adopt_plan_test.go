@@ -235,6 +235,20 @@ func TestAdoptPlan(t *testing.T) {
 			},
 		},
 		{
+			name: "a proxy in the environment", check: "proxy", level: warning, says: "HTTPS_PROXY", fix: "spec.proxySecretRef",
+			change: func(t *testing.T, s *fluxState) {
+				d := appsv1.Deployment{}
+				d.Name, d.Namespace = "source-controller", "flux-system"
+				d.Spec.Template.Spec.Containers = []corev1.Container{{Image: "ghcr.io/fluxcd/source-controller:v1.9.5", Env: []corev1.EnvVar{{Name: "NO_PROXY", Value: ".svc"}, {Name: "HTTPS_PROXY", Value: "http://proxy:3128"}}}}
+				c, ok := controllerOf(&d)
+				if !ok {
+					t.Fatal("not recognised")
+				}
+				s.controllers = append(s.controllers, c)
+				s.add(ready(t, "GitRepository", "flux-system", "a", "interval: 1m, url: https://git.example.com/a", ""))
+			},
+		},
+		{
 			name: "lax substitution", check: "substitution", level: warning,
 			change: func(_ *testing.T, s *fluxState) {
 				s.controllers[0].args = []string{"--feature-gates=StrictPostBuildSubstitutions=false"}
