@@ -54,7 +54,26 @@ func (c *Client) Apply(ctx context.Context, grant tenants.Grant, plan manifest.P
 			}
 		}
 	}
+	if len(errs) == 0 && !plan.Owner.Partial { // of what fails alone the plan does not say whether it is kept
+		c.opts.Baselines.ForgetIf(key, letGo(plan))
+	}
 	return done, join(errs)
+}
+
+// letGo names what an owner had before the plan and will not have after it, though it stays: by prune: false, or as another
+// version of an object. Nothing is said of what the plan is not about.
+func letGo(plan manifest.Plan) func(manifest.ID) bool {
+	known, kept := map[manifest.ID]bool{}, map[manifest.ID]bool{}
+	for _, id := range plan.Union {
+		known[bare(id)] = true
+	}
+	for _, s := range plan.Steps {
+		kept[s.Object.ID()] = true
+	}
+	for _, id := range plan.Prune {
+		kept[id] = true
+	}
+	return func(id manifest.ID) bool { return known[bare(id)] && !kept[id] }
 }
 
 // applier is the state of one Apply.

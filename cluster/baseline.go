@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ type Baseline struct {
 	Desired [16]byte
 	Owned   [16]byte
 	UID     string
+	Once    bool // ssa: IfNotPresent: it has to be there, whatever it looks like
 	Origin  Origin
 }
 
@@ -39,8 +41,9 @@ type Baselines interface {
 	Load(ctx context.Context) error
 	Get(owner string, id manifest.ID) (Baseline, bool)
 	Put(owner string, id manifest.ID, b Baseline)
-	// Forget drops one object, Drop a whole owner.
+	// Forget drops one object, ForgetIf those of an owner that gone names, Drop the whole owner.
 	Forget(owner string, id manifest.ID)
+	ForgetIf(owner string, gone func(manifest.ID) bool)
 	Drop(owner string)
 }
 
@@ -84,6 +87,22 @@ func (m *Memory) Forget(owner string, id manifest.ID) {
 	}
 }
 
+// ForgetIf drops the objects of an owner that gone names.
+func (m *Memory) ForgetIf(owner string, gone func(manifest.ID) bool) { m.forgetIf(owner, gone) }
+
+// forgetIf reports whether anything was dropped.
+func (m *Memory) forgetIf(owner string, gone func(manifest.ID) bool) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	had := len(m.owners[owner])
+	maps.DeleteFunc(m.owners[owner], func(id manifest.ID, _ Baseline) bool { return gone(id) })
+	left := len(m.owners[owner])
+	if left == 0 {
+		delete(m.owners, owner)
+	}
+	return left != had
+}
+
 // Drop forgets an owner.
 func (m *Memory) Drop(owner string) {
 	m.mu.Lock()
@@ -94,7 +113,7 @@ func (m *Memory) Drop(owner string) {
 // baselineOf is the baseline of an object that was just applied, or found to be in place. old is what was known before.
 func baselineOf(o manifest.Object, owner manifest.Owner, desired digest, live entry, old *Baseline) Baseline {
 	ref := o.Ref()
-	b := Baseline{Desired: desired, Owned: live.owned, UID: live.uid, Origin: Origin{File: ref.File, Line: ref.Line}}
+	b := Baseline{Desired: desired, Owned: live.owned, UID: live.uid, Once: marksOf(o.Labels(), o.Annotations()).has(markAbsentOnly), Origin: Origin{File: ref.File, Line: ref.Line}}
 	if old != nil {
 		b.Origin.Drift = old.Origin.Drift
 	}

@@ -392,10 +392,11 @@ data: {k: v}
 	}
 	maps := w.kube.CoreV1().ConfigMaps(w.ns)
 	for name, patch := range map[string]string{"once": `{"data":{"k":"theirs"}}`, "live": `{"data":{"k":"theirs"},"metadata":{"annotations":{"` + markerPrefix + `reconcile":"disabled"}}}`} {
-		if _, err := maps.Patch(t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: "x"}); err != nil {
+		cm, err := maps.Patch(t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: "x"})
+		if err != nil {
 			t.Fatal(err)
 		}
-		w.event(Drifted, name)
+		w.seen(name, cm.ResourceVersion)
 	}
 	p, done := w.run(set)
 	if len(done) != 0 || actions(p)[manifest.Skipped] != 3 {

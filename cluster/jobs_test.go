@@ -78,6 +78,8 @@ func TestCompleteJobMayGo(t *testing.T) {
 	v := loose(t).view
 	w := newWatched(v, kindInfo{gvk: schema.GroupVersionKind{Group: "batch", Version: "v1", Kind: "Job"}, resource: "jobs", namespaced: true})
 	id := w.id(nsName{"default", "j"})
+	v.baselines.Put("default/app", id, Baseline{})
+	v.baselines.Put("default/app", w.id(nsName{"default", "sentinel"}), Baseline{})
 	_ = w.Add(job())
 	if v.jobs.mayBeMissing("default/app", id) {
 		t.Error("it may be missing before it is complete")
@@ -92,7 +94,7 @@ func TestCompleteJobMayGo(t *testing.T) {
 	_ = w.Add(begun)
 	_ = w.Delete(begun)
 	for e := told(t, w); e.ID.Name != "sentinel"; e = told(t, w) {
-		if e.Kind != Health {
+		if e.Kind == Gone {
 			t.Errorf("told %v", e)
 		}
 	}

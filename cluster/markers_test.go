@@ -4,17 +4,23 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"sealock.dev/sealock/internal/testkit"
 	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/plaintext"
 )
 
 // mark gives a live ConfigMap a marker, as somebody with kubectl would, and waits until the view has it.
-func (w *world) mark(name, body string) {
+func (w *world) mark(name, body string) { w.Helper(); w.edit("kubectl-edit", name, body) }
+
+// edit is mark by another manager, whose fields are not taken back.
+func (w *world) edit(manager, name, body string) {
 	w.Helper()
-	cm, err := w.kube.CoreV1().ConfigMaps(w.ns).Patch(w.Context(), name, types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: "kubectl-edit"})
+	cm, err := w.kube.CoreV1().ConfigMaps(w.ns).Patch(w.Context(), name, types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: manager})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -80,6 +86,101 @@ func TestMarkers_LiveForce(t *testing.T) {
 	if !p.Steps[0].Recreate || len(changes) != 1 || changes[0].Action != manifest.Created {
 		t.Errorf("plan %+v, changes %v", p.Steps[0], changes)
 	}
+}
+
+// only waits for the event of the kind, and fails if anything else but health is told before.
+func (w *world) only(kind EventKind, name string) {
+	w.Helper()
+	for {
+		select {
+		case e := <-w.client.View().Events():
+			if e.Kind == kind && e.ID.Name == name {
+				return
+			}
+			if e.Kind != Health {
+				w.Errorf("told %s of %s", e.Kind, e.ID.Name)
+			}
+		case <-time.After(30 * time.Second):
+			w.Fatalf("no event %s of %s", kind, name)
+		}
+	}
+}
+
+// What the manifest or somebody marks as others' business is no drift, and does not keep the rest from being settled. Its
+// deletion is told: then it is made again.
+// contract: Object ssa: IfNotPresent, live reconcile: disabled, live ssa: Ignore
+func TestMarkedObjectsAreNoDrift(t *testing.T) {
+	w := newWorld(t)
+	text := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: once, annotations: {" + markerPrefix + "ssa: IfNotPresent}}\ndata: {k: v}\n---\n" + configMaps(3)
+	p, _ := w.run(w.objects(text))
+	w.mark("once", `{"data":{"k":"theirs"}}`)
+	w.mark("once", `{"metadata":{"annotations":{"`+markerPrefix+`ssa":null}}}`)
+	w.mark("cm-00", `{"data":{"k":"theirs"},"metadata":{"annotations":{"`+markerPrefix+`reconcile":"disabled"}}}`)
+	w.mark("cm-01", `{"data":{"k":"theirs"},"metadata":{"labels":{"`+markerPrefix+`ssa":"ignore"}}}`)
+	if !w.settled(p.Union...) {
+		t.Error("not settled")
+	}
+	// Only the manifest may say IfNotPresent.
+	w.edit("somebody", "cm-02", `{"metadata":{"annotations":{"`+markerPrefix+`ssa":"IfNotPresent"}}}`)
+	if !w.settled(p.Union...) {
+		t.Error("a marker alone is a drift")
+	}
+	w.edit("somebody", "cm-02", `{"data":{"k":"theirs"}}`)
+	w.only(Drifted, "cm-02")
+	if w.settled(p.Union...) {
+		t.Error("settled with a drift")
+	}
+	for _, name := range []string{"once", "cm-00"} {
+		if err := w.kube.CoreV1().ConfigMaps(w.ns).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.event(Gone, name)
+	}
+	if _, done := w.run(w.objects(text)); len(done) != 3 {
+		t.Errorf("%v", done)
+	}
+}
+
+// An object with ssa: IfNotPresent that was there before, with our labels, is known as well.
+func TestIfNotPresentOfAnEarlierProcess(t *testing.T) {
+	w := newWorld(t)
+	text := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: once, annotations: {" + markerPrefix + "ssa: IfNotPresent}}\ndata: {k: v}\n"
+	w.run(w.objects(text))
+	w.mark("once", `{"data":{"k":"theirs"}}`)
+	w.client = w.open(testkit.Cluster(t).Config, plaintext.NewKey([]byte("key of the test")))
+	p, done := w.run(w.objects(text))
+	if len(done) != 0 || !w.settled(p.Union...) {
+		t.Errorf("%v, not settled", done)
+	}
+	if err := w.kube.CoreV1().ConfigMaps(w.ns).Delete(t.Context(), "once", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.only(Gone, "once")
+}
+
+// What was let go, with prune: false or because somebody keeps it, is no drift although it carries our labels still.
+// contract: Object live prune: disabled
+func TestWhatWasLetGoIsNoDrift(t *testing.T) {
+	w := newWorld(t)
+	all := w.objects(configMaps(3))
+	p, _ := w.run(all)
+	w.edit("somebody", "cm-00", `{"metadata":{"annotations":{"`+markerPrefix+`prune":"disabled"}}}`)
+	kept := w.plan(all[1:], p.Union...)
+	w.apply(kept)
+	if deleted, _, err := w.client.Prune(t.Context(), w.grant, kept); err != nil || len(deleted) != 0 {
+		t.Fatalf("deleted %v: %v", deleted, err)
+	}
+	let := w.plan(all[2:], kept.Steps[0].Object.ID(), kept.Steps[1].Object.ID())
+	let.Prune = nil // as the pipeline does for prune: false
+	w.apply(let)
+	w.mark("cm-00", `{"data":{"k":"theirs"}}`)
+	w.mark("cm-01", `{"data":{"k":"theirs"}}`)
+	for _, name := range []string{"cm-00", "cm-01", "cm-02"} {
+		if err := w.kube.CoreV1().ConfigMaps(w.ns).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.only(Gone, "cm-02")
 }
 
 // TestIgnoreTarget: each field of a target selects, alone, and every one leaves out what it does not fit.

@@ -108,7 +108,7 @@ func (a *applier) makeWay(ctx context.Context, o manifest.Object, info kindInfo)
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	if w, watching := a.view.peek(info.gvk); watching && live.owner != "" {
-		err = w.gone(ctx, nsName{o.Namespace(), o.Name()}, uid)
+		err = w.left(ctx, nsName{o.Namespace(), o.Name()}, uid)
 	} else { // the view does not show it
 		err = wait.PollUntilContextCancel(ctx, settleTime/50, true, func(ctx context.Context) (bool, error) {
 			now, err := a.as.getMeta(ctx, to)

@@ -161,6 +161,9 @@ func (p *planner) step(ctx context.Context, s *manifest.Step) error {
 	switch decide(seen) {
 	case leaveAlone:
 		s.Action = manifest.Skipped
+		if seen.live != nil && seen.live.owner == p.key && seen.wanted.has(markAbsentOnly) { // so that it is missed when it goes
+			p.opts.Baselines.Put(p.key, o.ID(), baselineOf(o, p.owner, seen.desired, *seen.live, seen.base))
+		}
 		return nil
 	case inPlace:
 		s.Action = manifest.Unchanged

@@ -42,6 +42,7 @@ type RecordObject struct {
 	UID       string    `json:"uid"`
 	Desired   []byte    `json:"desired"`
 	Owned     []byte    `json:"owned"`
+	Once      bool      `json:"once,omitempty"`
 	File      string    `json:"file,omitempty"`
 	Line      int       `json:"line,omitempty"`
 	Revision  string    `json:"revision,omitempty"`
@@ -99,7 +100,7 @@ func (r Record) encode(z *gzip.Writer) ([]byte, error) {
 
 func toRecord(id manifest.ID, b Baseline) RecordObject {
 	return RecordObject{
-		ID: id.String(), Version: id.Version, UID: b.UID, Desired: b.Desired[:], Owned: b.Owned[:],
+		ID: id.String(), Version: id.Version, UID: b.UID, Desired: b.Desired[:], Owned: b.Owned[:], Once: b.Once,
 		File: b.Origin.File, Line: b.Origin.Line, Revision: b.Origin.Revision, Applied: b.Origin.Applied,
 		DriftedAt: b.Origin.Drift.At, DriftedBy: b.Origin.Drift.By,
 	}
@@ -107,7 +108,7 @@ func toRecord(id manifest.ID, b Baseline) RecordObject {
 
 func fromRecord(o RecordObject) (manifest.ID, Baseline, error) {
 	id, err := manifest.ParseID(o.ID, o.Version)
-	b := Baseline{UID: o.UID, Origin: Origin{
+	b := Baseline{UID: o.UID, Once: o.Once, Origin: Origin{
 		File: o.File, Line: o.Line, Revision: o.Revision, Applied: o.Applied, Drift: Drift{At: o.DriftedAt, By: o.DriftedBy},
 	}}
 	if copy(b.Desired[:], o.Desired) != len(b.Desired) || copy(b.Owned[:], o.Owned) != len(b.Owned) {

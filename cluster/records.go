@@ -141,6 +141,13 @@ func (r *Records) Forget(owner string, id manifest.ID) {
 	r.touch(owner)
 }
 
+// ForgetIf drops the objects of an owner that gone names.
+func (r *Records) ForgetIf(owner string, gone func(manifest.ID) bool) {
+	if r.memory.forgetIf(owner, gone) {
+		r.touch(owner)
+	}
+}
+
 // Drop forgets an owner.
 func (r *Records) Drop(owner string) {
 	r.memory.Drop(owner)

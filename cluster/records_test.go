@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/go-logr/logr"
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -124,6 +125,39 @@ func TestDamagedRecordIsLeftOut(t *testing.T) {
 	w.started(config)
 	if again := w.plan(set, p.Union...); actions(again)[manifest.Unchanged] != 2 {
 		t.Errorf("plan %v", actions(again))
+	}
+}
+
+// Only what a plan is about is forgotten: an object in another version, and what was let go. What is kept is written down.
+func TestBaselinesOfWhatWasLetGoAreForgotten(t *testing.T) {
+	id := func(name, version string) manifest.ID { return manifest.ID{Kind: "Boat", Name: name, Version: version} }
+	step := func(name, version string) manifest.Step {
+		return manifest.Step{Object: parse(t, "apiVersion: "+version+"\nkind: Boat\nmetadata: {name: "+name+"}\n")[0]}
+	}
+	plan := manifest.Plan{
+		Steps: []manifest.Step{step("moved", "v2"), step("stays", "v1")}, Prune: []manifest.ID{id("pruned", "v1")},
+		Union: []manifest.ID{id("moved", "v2"), id("stays", "v1"), id("pruned", "v1"), id("let", "v1")},
+	}
+	r := &Records{memory: NewMemory(), heads: map[string]head{}, dirty: map[string]struct{}{}}
+	for _, each := range []manifest.ID{id("moved", "v1"), id("moved", "v2"), id("stays", "v1"), id("pruned", "v1"), id("let", "v1"), id("other", "v1")} {
+		r.Put("ns/app", each, Baseline{Once: each.Name == "stays"})
+	}
+	clear(r.dirty)
+	r.ForgetIf("ns/other", letGo(plan))
+	if len(r.dirty) != 0 {
+		t.Error("nothing was forgotten, and it is written")
+	}
+	r.ForgetIf("ns/app", letGo(plan))
+	var left []string
+	for _, o := range r.memory.records("ns/app") {
+		again, b, err := fromRecord(o)
+		if err != nil || b.Once != (again.Name == "stays") {
+			t.Errorf("%v %v: %v", again, b, err)
+		}
+		left = append(left, again.Name+" "+again.Version)
+	}
+	if diff := cmp.Diff([]string{"moved v2", "other v1", "pruned v1", "stays v1"}, left); diff != "" || len(r.dirty) != 1 {
+		t.Errorf("%s, dirty %v", diff, r.dirty)
 	}
 }
 

@@ -39,8 +39,8 @@ func TestDeletedBeforeTheAnswer(t *testing.T) {
 		"missing in a list, never seen before": func(w *watched) { _ = w.Replace(nil, "9"); _ = w.Replace(nil, "11") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := loose(t)
-			_ = w.Replace([]any{live("a", "5", "old")}, "5")
+			w := based(t, "a")
+			_ = w.Replace([]any{live("a", "5", "x")}, "5")
 			release := w.hold(key)
 			deletion(w)
 			after := w.view.reduce.reduce(live("a", "10", "ours").Object)
@@ -135,8 +135,7 @@ func TestWatchEndsWithItsKind(t *testing.T) {
 // Three repairs in ten minutes, then one word that it is contested, then silence; after the ten minutes it begins anew.
 // What somebody does to one object says nothing of another.
 func TestFightIsGivenUp(t *testing.T) {
-	w := loose(t)
-	_ = w.Replace([]any{live("a", "1", "ours"), live("b", "1", "ours")}, "1")
+	w := based(t, "a", "b")
 	version := 1
 	fight := func(name string) {
 		version++
@@ -180,8 +179,7 @@ func TestFightIsGivenUp(t *testing.T) {
 // The window of a fight is measured by the clock that only goes forward: setting the clock of the machine back or forth
 // neither ends nor prolongs it.
 func TestFightIsTimedWithoutTheWallClock(t *testing.T) {
-	w := loose(t)
-	_ = w.Replace([]any{live("a", "1", "ours")}, "1")
+	w := based(t, "a")
 	_ = w.Update(live("a", "2", "theirs"))
 	told(t, w)
 	q := w.view.events
@@ -207,12 +205,9 @@ func (c *counted) Put(owner string, id manifest.ID, b Baseline) {
 
 // A fight that was given up is not written down again and again: a record is a request.
 func TestFightThatWasGivenUpWritesNoRecord(t *testing.T) {
-	w := loose(t)
-	_ = w.Replace([]any{live("a", "1", "ours")}, "1")
-	kept := &counted{Memory: NewMemory()}
+	w := based(t, "a")
+	kept := &counted{Memory: w.view.baselines.(*Memory)} //nolint:forcetypeassert // loose makes one
 	w.view.baselines = kept
-	e, _ := w.lookup(nsName{"default", "a"})
-	kept.Memory.Put("default/app", w.id(nsName{"default", "a"}), Baseline{Owned: e.owned, UID: e.uid})
 	for i := range 50 {
 		_ = w.Update(live("a", fmt.Sprint(i+2), fmt.Sprint("theirs-", i)))
 		if i <= repairs {

@@ -42,6 +42,9 @@ func (c *Client) Settled(ctx context.Context, grant tenants.Grant, owner manifes
 			continue
 		}
 		base, known := c.opts.Baselines.Get(key, id)
+		if there && known && base.Once && live.owner == key && !live.marks.has(markTerminating) {
+			continue
+		}
 		if !there || !known || live.owner != key || live.rules != by.print || live.marks.has(markTerminating) || base.UID != live.uid ||
 			base.Owned != live.owned || live.owned == (digest{}) || live.marks.has(markOverridden) {
 			return false, nil

@@ -113,8 +113,8 @@ func (w *watched) wait(ctx context.Context, key nsName, fulfilled func(entry) bo
 	}
 }
 
-// gone returns when no object with the uid has the name any more.
-func (w *watched) gone(ctx context.Context, key nsName, uid string) error {
+// left returns when no object with the uid has the name any more.
+func (w *watched) left(ctx context.Context, key nsName, uid string) error {
 	for {
 		w.mu.Lock()
 		e, there := w.objects[key]
@@ -193,11 +193,11 @@ func (w *watched) hold(key nsName) func(after *entry) {
 		switch {
 		case ok && seen.version > after.version:
 			if seen.owned != after.owned { // somebody else was faster than our answer
-				w.emit(seen.owner, key, Drifted, seen.by)
+				w.drifted(after.owner, key, seen)
 			}
 			return
 		case !ok && max(deleted, w.listed) > after.version: // what we wrote is gone before we heard that it was written
-			w.emit(after.owner, key, Gone, "")
+			w.gone(after.owner, key)
 			return
 		}
 		w.objects[key] = *after
@@ -316,18 +316,14 @@ func (w *watched) put(key nsName, e entry) {
 		return
 	}
 	if known && old.owner != e.owner {
-		w.emit(old.owner, key, Drifted, e.by)
+		w.drifted(old.owner, key, e)
 	}
 	if !known || old.uid != e.uid {
 		w.comeBack(key, e)
 	}
 	touched := !known || old.owned != e.owned || old.uid != e.uid || old.marks != e.marks || old.owner != e.owner
-	if base, ok := w.view.baselines.Get(e.owner, w.id(key)); ok {
-		if touched && (base.Owned != e.owned || base.UID != e.uid || e.marks.has(markOverridden)) {
-			w.emit(e.owner, key, Drifted, e.by)
-		}
-	} else if known && old.owned != e.owned {
-		w.emit(e.owner, key, Drifted, e.by)
+	if base, ok := w.view.baselines.Get(e.owner, w.id(key)); ok && touched && (base.Owned != e.owned || base.UID != e.uid || e.marks.has(markOverridden)) {
+		w.drifted(e.owner, key, e)
 	}
 	if known && old.health != e.health {
 		w.emit(e.owner, key, Health, "")
@@ -349,7 +345,22 @@ func (w *watched) remove(key nsName, version uint64) {
 		w.view.jobs.done(old.owner, w.id(key))
 		return
 	}
-	w.emit(old.owner, key, Gone, "")
+	w.gone(old.owner, key)
+}
+
+// drifted tells the owner of a change, unless it leaves the object to others: it has let it go, or somebody marked it, or it
+// is to be there only. The caller holds the lock.
+func (w *watched) drifted(owner string, key nsName, now entry) {
+	if base, applied := w.view.baselines.Get(owner, w.id(key)); applied && !base.Once && !now.marks.has(markDisabled) {
+		w.emit(owner, key, Drifted, now.by)
+	}
+}
+
+// gone tells the owner that an object is missing, unless it has let it go. The caller holds the lock.
+func (w *watched) gone(owner string, key nsName) {
+	if _, applied := w.view.baselines.Get(owner, w.id(key)); applied {
+		w.emit(owner, key, Gone, "")
+	}
 }
 
 // finished reports an object that is expected to go: a completed Job, by its time to live. It is made anew at the interval,
