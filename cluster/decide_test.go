@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -215,5 +217,35 @@ func TestRepairsAreBounded(t *testing.T) {
 	}
 	if by := q.contested("ns/other"); len(by) != 0 {
 		t.Errorf("somebody else's: %v", by)
+	}
+}
+
+// Nobody reads for longer than the window: that an object is contested waits once, and the second time it is not told.
+func TestContestedWaitsOnce(t *testing.T) {
+	q := &queue{wake: make(chan struct{}, 1), waiting: map[Event]struct{}{}, drifts: map[manifest.ID]drift{}}
+	id := manifest.ID{Kind: "K", Name: "n"}
+	window := func() (told bool) {
+		for i := range repairs {
+			q.put(Event{ID: id, Kind: Drifted, By: fmt.Sprint("x-", i, len(q.order))})
+		}
+		return q.put(Event{ID: id, Kind: Drifted, By: "hpa"})
+	}
+	if !window() {
+		t.Fatal("not told at all")
+	}
+	d := q.drifts[id]
+	d.since = d.since.Add(-repairsWindow - time.Second)
+	q.drifts[id] = d
+	if window() {
+		t.Error("told again")
+	}
+	n := 0
+	for e, more := q.take(); more; e, more = q.take() {
+		if e.Kind == Contested {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d times in the queue", n)
 	}
 }

@@ -78,6 +78,9 @@ func (q *queue) put(e Event) bool {
 			return false
 		}
 	}
+	if _, twice := q.waiting[e]; twice { // that it is contested, from an earlier window
+		return false
+	}
 	q.waiting[e] = struct{}{}
 	q.order = append(q.order, e)
 	select {
