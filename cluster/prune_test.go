@@ -107,3 +107,49 @@ func TestPruneOfAKindThatIsGone(t *testing.T) {
 		return err == nil && len(left)+len(deleted) == 0
 	})
 }
+
+// Hazard of flux.md 1.4: an object that is served under two groups and moves from one to the other is two ids and one object,
+// and what is pruned as the old one is what was just applied as the new one.
+func TestHazard_ObjectUnderTwoGroups(t *testing.T) {
+	w := newWorld(t)
+	old, _ := w.run(w.objects(`
+apiVersion: v1
+kind: Event
+metadata: {name: e}
+involvedObject: {apiVersion: v1, kind: Namespace, name: ${NS}, namespace: ${NS}}
+eventTime: "2026-01-01T00:00:00.000000Z"
+reportingComponent: example.org/test
+reportingInstance: a
+action: Moving
+reason: Moved
+type: Normal
+message: m
+`))
+	before, err := w.kube.CoreV1().Events(w.ns).Get(t.Context(), "e", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _ := w.run(w.objects(`
+apiVersion: events.k8s.io/v1
+kind: Event
+metadata: {name: e}
+regarding: {apiVersion: v1, kind: Namespace, name: ${NS}, namespace: ${NS}}
+eventTime: "2026-01-01T00:00:00.000000Z"
+reportingController: example.org/test
+reportingInstance: a
+action: Moving
+reason: Moved
+type: Normal
+note: m
+`), old.Union...)
+	if len(p.Prune) != 1 || p.Prune[0].Group != "" {
+		t.Fatalf("prune %v", p.Prune)
+	}
+	deleted, left, err := w.client.Prune(t.Context(), w.grant, p)
+	if err != nil || len(deleted)+len(left) != 0 {
+		t.Errorf("deleted %v, left %v: %v", deleted, left, err)
+	}
+	if after, err := w.kube.CoreV1().Events(w.ns).Get(t.Context(), "e", metav1.GetOptions{}); err != nil || after.UID != before.UID {
+		t.Errorf("it was deleted: %v", err)
+	}
+}
