@@ -158,31 +158,37 @@ func (a *applier) send(ctx context.Context, o manifest.Object, info kindInfo) (m
 		return nil, err
 	}
 	to := placeOf(info, o)
-	ans, err := a.as.apply(ctx, to, body, a.owner.FieldManager, false)
-	if err != nil {
-		return nil, err
+	for try := 1; ; try++ {
+		ans, err := a.as.apply(ctx, to, body, a.owner.FieldManager, false)
+		if err != nil {
+			return nil, err
+		}
+		ans, err = a.takeOver(ctx, o, to, ans, body)
+		if apierrors.IsConflict(err) && try < attempts {
+			continue // the write itself wakes who writes the status; applying once more shows what is there now, and changes nothing
+		}
+		return ans.body, err
 	}
+}
+
+// takeOver makes the fields ours that managers which we override own in the answer to an apply, guarded by its version.
+func (a *applier) takeOver(ctx context.Context, o manifest.Object, to place, ans answer, body []byte) (answer, error) {
 	wanted := marksOf(o.Labels(), o.Annotations()) | marksOf(stringMap(ans.body, "metadata", "labels"), stringMap(ans.body, "metadata", "annotations"))
 	if wanted.has(markMerge) {
-		return ans.body, nil
+		return ans, nil
 	}
 	owners, changed, leftover := takeOver(ownersOf(ans.body), a.owner.FieldManager, o.APIVersion(), a.opts.OverrideManagers...)
 	if !changed {
-		return ans.body, nil
+		return ans, nil
 	}
 	patch, err := takeOverPatch(ans.body, owners)
 	if err != nil {
-		return nil, err
+		return ans, err
 	}
-	if ans, err = a.as.jsonPatch(ctx, to, patch, a.owner.FieldManager); err != nil {
-		return nil, err
+	if ans, err = a.as.jsonPatch(ctx, to, patch, a.owner.FieldManager); err != nil || !leftover {
+		return ans, err
 	}
-	if leftover { // now that they are ours, applying without them removes them
-		if ans, err = a.as.apply(ctx, to, body, a.owner.FieldManager, false); err != nil {
-			return nil, err
-		}
-	}
-	return ans.body, nil
+	return a.as.apply(ctx, to, body, a.owner.FieldManager, false) // now that they are ours, applying without them removes them
 }
 
 // ready waits, by the view, until what was just defined can be used.

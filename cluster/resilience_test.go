@@ -2,13 +2,21 @@ package cluster
 
 import (
 	"fmt"
+	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 
+	"sealock.dev/sealock/fault"
+	"sealock.dev/sealock/internal/testkit"
 	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/plaintext"
 )
 
 // told returns the next event.
@@ -216,5 +224,45 @@ func TestFightThatWasGivenUpWritesNoRecord(t *testing.T) {
 	}
 	if kept.puts != repairs+1 {
 		t.Errorf("%d notes of 50 drifts, want those of %d repairs and of the end", kept.puts, repairs)
+	}
+}
+
+// Who writes the status of an object is woken by our write, and comes between it and the take-over of kubectl's fields.
+func TestTakeOverIsTriedAgain(t *testing.T) {
+	for conflicts, want := range map[int]fault.Kind{attempts - 1: 0, attempts: fault.Conflict} {
+		t.Run(fmt.Sprint(conflicts, " conflicts"), func(t *testing.T) {
+			w := newWorld(t)
+			maps := w.kube.CoreV1().ConfigMaps(w.ns)
+			if _, err := maps.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "cm"}, Data: map[string]string{"k": "v", "old": "x"}}, metav1.CreateOptions{FieldManager: "kubectl-create"}); err != nil {
+				t.Fatal(err)
+			}
+			var patches atomic.Int32
+			config := rest.CopyConfig(testkit.Cluster(t).Config)
+			config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+				return roundTrip(func(req *http.Request) (*http.Response, error) {
+					if n := patches.Load(); req.Header.Get("Content-Type") == string(types.JSONPatchType) && patches.Add(1) <= int32(conflicts) {
+						body := fmt.Sprintf(`{"metadata":{"annotations":{"status":"%d"}}}`, n)
+						if _, err := maps.Patch(req.Context(), "cm", types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: "operator"}); err != nil {
+							return nil, err
+						}
+					}
+					return next.RoundTrip(req)
+				})
+			})
+			w.client = w.open(config, plaintext.NewKey([]byte("key of the test")))
+			p := w.plan(w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cm}\ndata: {k: v}\n"))
+			_, err := w.client.Apply(t.Context(), w.grant, p, noop)
+			if want != 0 {
+				kindOf(t, err, want)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			cm, err := maps.Get(t.Context(), "cm", metav1.GetOptions{})
+			if err != nil || len(cm.Data) != 1 || cm.Annotations["status"] == "" || int(patches.Load()) != attempts {
+				t.Errorf("%v after %d patches: %v", cm, patches.Load(), err)
+			}
+		})
 	}
 }
