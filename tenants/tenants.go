@@ -169,9 +169,7 @@ func (x *Index) Grant(ref fault.Ref, serviceAccount string) (Grant, error) {
 		g.User = ServiceAccountUser(ns, serviceAccount)
 		return g, nil
 	}
-	if serviceAccount == "" {
-		serviceAccount = x.settings.DefaultServiceAccount
-	}
+	serviceAccount = x.ServiceAccount(ns, serviceAccount)
 	switch {
 	case serviceAccount != "":
 		g.User = ServiceAccountUser(ns, serviceAccount)
@@ -183,6 +181,15 @@ func (x *Index) Grant(ref fault.Ref, serviceAccount string) (Grant, error) {
 	}
 	g.Namespaces = []string{ns}
 	return g, nil
+}
+
+// ServiceAccount returns the one of the namespace that an object acts as which names the given one, or none (""): outside of
+// tenants that is the default of the installation.
+func (x *Index) ServiceAccount(namespace, named string) string {
+	if named == "" && x.byNS[namespace] == nil {
+		return x.settings.DefaultServiceAccount
+	}
+	return named
 }
 
 // GrantFor returns the fences of a namespace for an object that acts as nobody, such as an ExternalSecret.

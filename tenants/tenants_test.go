@@ -158,11 +158,11 @@ func TestFlagsOfFlux(t *testing.T) {
 	settings.DefaultServiceAccount, settings.NoCrossNamespaceRefs = "deployer", true
 	owned := v1alpha1.Tenant{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: v1alpha1.TenantSpec{Namespaces: []v1alpha1.TenantNamespace{{Name: "team-a"}}}}
 	x := NewIndex([]v1alpha1.Tenant{owned}, settings)
-	for _, c := range []struct{ ns, sa, user string }{
-		{"other", "", "system:serviceaccount:other:deployer"},
-		{"other", "named", "system:serviceaccount:other:named"},
-		{"flux-system", "", "system:serviceaccount:flux-system:deployer"},
-		{"team-a", "", "sealock:tenant:a"},
+	for _, c := range []struct{ ns, sa, account, user string }{
+		{"other", "", "deployer", "system:serviceaccount:other:deployer"},
+		{"other", "named", "named", "system:serviceaccount:other:named"},
+		{"flux-system", "", "deployer", "system:serviceaccount:flux-system:deployer"},
+		{"team-a", "", "", "sealock:tenant:a"},
 	} {
 		g, err := x.Grant(fault.Ref{Kind: "Kustomization", Namespace: c.ns, Name: "k"}, c.sa)
 		if err != nil || g.User != c.user {
@@ -170,6 +170,9 @@ func TestFlagsOfFlux(t *testing.T) {
 		}
 		if g.AllowsReference("elsewhere") || x.GrantFor(c.ns).AllowsReference("elsewhere") || !g.AllowsReference("") || !g.AllowsReference(c.ns) {
 			t.Errorf("%+v: references", c)
+		}
+		if got := x.ServiceAccount(c.ns, c.sa); got != c.account {
+			t.Errorf("%+v: service account %q", c, got)
 		}
 		if g.AllowsDependency("elsewhere", false) != g.Platform || !g.AllowsDependency("", false) || !g.AllowsDependency(c.ns, true) {
 			t.Errorf("%+v: dependencies", c)

@@ -245,9 +245,10 @@ func (p *parts) addCommits(ctx context.Context) error {
 		Events:  p.recorder("kustomize-controller"),
 		Requeue: p.requeue,
 		Jitter:  p.options.jitter(), Configs: p.options.configs, MinRetry: p.options.minRetry, MaxRetry: p.options.maxRetry,
-		Sharded:      p.options.sharded(),
-		Measure:      p.durations.of("Kustomization"),
-		FallbackKeys: p.options.ageSecret(p.options.runtimeNamespace(p.settings)),
+		Sharded:              p.options.sharded(),
+		Measure:              p.durations.of("Kustomization"),
+		RemoteServiceAccount: p.options.remoteServiceAccount,
+		FallbackKeys:         p.options.ageSecret(p.options.runtimeNamespace(p.settings)),
 	}
 	for _, task := range []leaderTask{p.watchObjects, p.records.Run, p.dropRecords, p.publishEndpoint} {
 		if err := p.mgr.Add(task); err != nil {

@@ -25,6 +25,7 @@ type fluxOptions struct {
 	releaseOnCancel                          bool
 	noCrossNamespaceRefs                     bool
 	defaultServiceAccount                    string
+	remoteServiceAccount                     string
 	storagePath                              string
 	featureGates                             string
 
@@ -46,6 +47,7 @@ func (o *fluxOptions) bind(f *pflag.FlagSet) {
 	f.BoolVar(&o.releaseOnCancel, "leader-election-release-on-cancel", true, "Give the Lease back at the end.")
 	f.BoolVar(&o.noCrossNamespaceRefs, "no-cross-namespace-refs", false, "Refuse sources of other namespaces, and a readyExpr about other namespaces, in platform namespaces too.")
 	f.StringVar(&o.defaultServiceAccount, "default-service-account", "", "Service account of the own namespace that Kustomizations outside tenants act as when they name none.")
+	f.StringVar(&o.remoteServiceAccount, "default-kubeconfig-service-account", "", "Service account of the own namespace whose tokens are used for a remote cluster where the ConfigMap of spec.kubeConfig names none.")
 	f.StringVar(&o.storagePath, "storage-path", "", "The same as --cache-dir.")
 	f.StringVar(&o.featureGates, "feature-gates", "", "Feature gates of Flux, Name=true,Name=false.")
 	f.BoolVar(&o.besideFlux, "beside-flux", false, "Run beside Flux's controllers, which needs a --watch-label-selector here and there that cannot match the same object.")
@@ -85,7 +87,6 @@ var acceptedFlags = []acceptedFlag{ //nolint:gochecknoglobals // a constant tabl
 	{"insecure-allow-http", true, "HTTP is allowed by the URL of the source"},
 	{"sops-vault-configmap", "", "no login to Vault with a service account for SOPS"},
 	{"default-decryption-service-account", "", "no workload identity of a cloud"},
-	{"default-kubeconfig-service-account", "", "no workload identity of a cloud"},
 	{"token-cache-max-size", 100, "no workload identity of a cloud, so that there are no tokens of one"},
 	{"token-cache-max-duration", time.Hour, "no workload identity of a cloud, so that there are no tokens of one"},
 	{"artifact-digest-algo", "sha256", "digests of artifacts are sha256"},

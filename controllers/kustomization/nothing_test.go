@@ -21,6 +21,7 @@ func TestNothingChangedCostsNothing(t *testing.T) {
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1"), "b.yaml": w.configMapYAML("b", "1")})
 	w.sync("app", "wait: true")
 	w.ready("app", "main@sha1:1")
+	w.until("all is told", func() bool { return len(w.events.of("app", "ReconciliationSucceeded")) == 1 })
 	w.asked.take()
 	builds, told := w.judge.builds(), len(w.events.of("app", ""))
 

@@ -98,6 +98,8 @@ type Reconciler struct {
 	Unwatched func(namespace, name string) []string
 	// Remote returns the client of another cluster. nil: none is served.
 	Remote func(ctx context.Context, config RemoteConfig) (pipeline.Cluster, error)
+	// RemoteServiceAccount is that whose tokens spec.kubeConfig.configMapRef uses where the ConfigMap names none; "" for none.
+	RemoteServiceAccount string
 	// InsecureRemoteTLS lets a kubeconfig switch off the verification of its server, or use plain HTTP.
 	InsecureRemoteTLS bool
 	// Jitter is how much of an interval the next reconcile may be early or late, as a share of it, below a half.

@@ -34,12 +34,14 @@ type RemoteConfig struct {
 	User string
 }
 
-// identity returns the grant. For another cluster its credentials are the identity, so that none of this one is needed.
+// identity returns the grant. For another cluster its credentials are the identity, so that none of this one is needed,
+// unless a service account is to be impersonated there.
 func (r *Reconciler) identity(ks *kustomizev1.Kustomization) (tenants.Grant, error) {
-	if ks.Spec.KubeConfig == nil || ks.Spec.ServiceAccountName != "" {
-		return r.Tenants().Grant(refOf(ks), ks.Spec.ServiceAccountName)
+	index := r.Tenants()
+	if ks.Spec.KubeConfig == nil || index.ServiceAccount(ks.Namespace, ks.Spec.ServiceAccountName) != "" {
+		return index.Grant(refOf(ks), ks.Spec.ServiceAccountName)
 	}
-	g := r.Tenants().GrantFor(ks.Namespace)
+	g := index.GrantFor(ks.Namespace)
 	if g.User == "" {
 		g.User = "kubeconfig"
 	}
@@ -64,7 +66,7 @@ func (r *Reconciler) target(ctx context.Context, ks *kustomizev1.Kustomization, 
 	if err != nil {
 		return err
 	}
-	if sa := ks.Spec.ServiceAccountName; sa != "" {
+	if sa := r.Tenants().ServiceAccount(ks.Namespace, ks.Spec.ServiceAccountName); sa != "" {
 		remote.User = tenants.ServiceAccountUser(ks.Namespace, sa)
 	}
 	remote.ID = r.Engine.Key.Digest([]byte("remote"), []byte(remote.ID), []byte(remote.User))

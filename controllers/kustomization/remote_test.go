@@ -128,9 +128,23 @@ func TestKubeConfig_SecretRef(t *testing.T) {
 // contract: Kustomization spec.serviceAccountName
 func TestKubeConfig_ServiceAccountName(t *testing.T) {
 	w := newWorld(t, options{tenant: true, bare: true})
+	w.impersonatedThere("serviceAccountName: reconciler")
+}
+
+// TestKubeConfig_DefaultServiceAccount: so is that of --default-service-account where none is named, outside of tenants.
+// contract: Kustomization spec.kubeConfig.secretRef.name
+func TestKubeConfig_DefaultServiceAccount(t *testing.T) {
+	w := newWorld(t, options{account: "reconciler"})
+	w.impersonatedThere()
+}
+
+// impersonatedThere applies by a kubeconfig that has all rights, and fails until the service account reconciler has them.
+func (w *world) impersonatedThere(spec ...string) {
+	w.Helper()
+	t := w.T
 	w.secret("kubeconfig", map[string]string{"value": w.kubeconfigOf("remote", "get", "list", "watch", "create", "patch")})
 	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
-	w.sync("app", "kubeConfig: {secretRef: {name: kubeconfig}}", "serviceAccountName: reconciler", "retryInterval: 1s")
+	w.sync("app", append(spec, "kubeConfig: {secretRef: {name: kubeconfig}}", "retryInterval: 1s")...)
 	if m := w.failed("app", "ReconciliationFailed", ""); !strings.Contains(m, "ConfigMap/"+w.ns+"/a") || w.configMap("a") != nil {
 		t.Error(m)
 	}

@@ -45,6 +45,9 @@ func (r *Reconciler) workload(ctx context.Context, ks *kustomizev1.Kustomization
 	}
 	account := data["serviceAccountName"]
 	if account == "" {
+		account = r.RemoteServiceAccount
+	}
+	if account == "" {
 		return RemoteConfig{}, fail(fault.Invalid, "serviceAccountName", "no service account is named, and the controller's own token is sent to nobody")
 	}
 	if !grant.AllowsToken(account) {

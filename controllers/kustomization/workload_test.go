@@ -32,6 +32,7 @@ func TestKubeConfig_ConfigMapRef(t *testing.T) {
 	var asked []string
 	var w *world
 	w = newWorld(t, options{tenant: true, bare: true, change: func(r *Reconciler) {
+		r.RemoteServiceAccount = "deployer"
 		r.Tokens = func(ctx context.Context, ns, name string, audiences []string) (plaintext.Value, error) {
 			asked = append(asked, ns+"/"+name+" "+strings.Join(audiences, " "))
 			return w.cluster.Token(ctx, ns, name, nil) // for the API server of the tests, whose audience is its own affair
@@ -52,6 +53,11 @@ func TestKubeConfig_ConfigMapRef(t *testing.T) {
 	if w.configMap("a") == nil {
 		t.Error("nothing was applied")
 	}
+	// One that names no account uses that of --default-kubeconfig-service-account.
+	w.trusting("unnamed", "", nil)
+	w.source("app", "main@sha1:2", map[string]string{"unnamed/b.yaml": w.configMapYAML("b", "1")})
+	w.sync("default", "kubeConfig: {configMapRef: {name: unnamed}}", "path: unnamed")
+	w.ready("default", "main@sha1:2")
 	w.stop()
 	if want := w.ns + "/deployer https://kubernetes.default.svc.cluster.local https://kubernetes.default.svc"; len(asked) == 0 || asked[0] != want {
 		t.Errorf("tokens asked for: %v", asked)

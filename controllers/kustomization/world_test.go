@@ -65,9 +65,10 @@ type world struct {
 
 // options change what newWorld makes.
 type options struct {
-	tenant  bool // the namespace belongs to a tenant
-	bare    bool // who has no right to anything
-	records bool // what was applied is remembered beyond a restart
+	tenant  bool   // the namespace belongs to a tenant
+	bare    bool   // who has no right to anything
+	records bool   // what was applied is remembered beyond a restart
+	account string // of --default-service-account
 	change  func(*Reconciler)
 }
 
@@ -241,6 +242,7 @@ func scheme(t *testing.T) *runtime.Scheme {
 func (w *world) tenancy(o options) *tenants.Index {
 	w.Helper()
 	settings := tenants.DefaultSettings()
+	settings.DefaultServiceAccount = o.account
 	if !o.tenant {
 		settings.PlatformNamespaces = append(settings.PlatformNamespaces, w.ns)
 		w.bind("platform-for-tests", settings.PlatformUser())
