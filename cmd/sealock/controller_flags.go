@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -116,8 +117,8 @@ func (o controllerOptions) parts(ctx context.Context, extra ...pipeline.Opener) 
 		return nil, err
 	}
 	ctrl.SetLogger(log)
-	if o.flags != nil {
-		o.sayWhatChangesNothing(log, o.flags)
+	if err := o.tellFlags(os.Stderr); err != nil {
+		return nil, err
 	}
 	settings := tenants.DefaultSettings()
 	if o.namespace == "" {
@@ -152,6 +153,15 @@ func (o controllerOptions) parts(ctx context.Context, extra ...pipeline.Opener) 
 	log.Info("starting", "version", buildinfo.Version(), "namespace", settings.SystemNamespace, "platformNamespaces", strings.Join(o.platformNamespaces, ","))
 	p := &parts{options: o, settings: settings, config: config, kube: kube, key: key, log: log}
 	return p, p.stages(ctx, extra)
+}
+
+// tellFlags says which flags change nothing, whatever --log-level is: nothing that was asked for is dropped in silence.
+func (o controllerOptions) tellFlags(to io.Writer) error {
+	log, err := makeLogger(to, "info", o.logEncoding)
+	if err == nil && o.flags != nil {
+		o.sayWhatChangesNothing(log, o.flags)
+	}
+	return err
 }
 
 func (o controllerOptions) config() (*rest.Config, error) {

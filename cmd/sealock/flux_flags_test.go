@@ -84,6 +84,21 @@ func TestFlagsWithoutEffectAreTold(t *testing.T) {
 	}
 }
 
+// TestFlagsWithoutEffectAreToldAtAnyLevel: a log that is quiet otherwise, too.
+func TestFlagsWithoutEffectAreToldAtAnyLevel(t *testing.T) {
+	for _, level := range []string{"error", "info", "trace"} {
+		o := controllerOptions{logLevel: level, flags: pflag.NewFlagSet("controller", pflag.ContinueOnError)}
+		o.bind(o.flags)
+		if err := o.flags.Parse([]string{"--requeue-dependency=7s", "--feature-gates=GroupChangeLog=true"}); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := o.tellFlags(&out); err != nil || !strings.Contains(out.String(), "requeue-dependency") || !strings.Contains(out.String(), "GroupChangeLog") {
+			t.Errorf("%s: %v %s", level, err, out.String())
+		}
+	}
+}
+
 func isNumber(v any) bool { _, ok := v.(int); return ok }
 
 // TestWrongFluxFlags: what cannot be meant is refused, by name.

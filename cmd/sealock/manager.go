@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -171,9 +172,18 @@ func newScheme() (*runtime.Scheme, error) {
 	return scheme, nil
 }
 
-// newLogger returns a logger that writes what readers of Flux's logs know: one JSON object a line with ts, level, msg,
-// error, logger, controllerKind, name and namespace, or the same for people.
+// newLogger returns the logger of the process, and has client-go log by it.
 func newLogger(level, encoding string) (logr.Logger, error) {
+	log, err := makeLogger(os.Stderr, level, encoding)
+	if err == nil {
+		klog.SetLogger(log.WithName("client-go"))
+	}
+	return log, err
+}
+
+// makeLogger returns a logger that writes what readers of Flux's logs know: one JSON object a line with ts, level, msg,
+// error, logger, controllerKind, name and namespace, or the same for people.
+func makeLogger(to io.Writer, level, encoding string) (logr.Logger, error) {
 	var at zapcore.Level
 	if level == "trace" {
 		at = zapcore.DebugLevel - 1
@@ -188,9 +198,7 @@ func newLogger(level, encoding string) (logr.Logger, error) {
 	default:
 		return logr.Logger{}, fault.New("", fault.Invalid, fault.Ref{}, "--log-encoding %q is no encoding", encoding).Fix("use json or console")
 	}
-	log := zap.New(zap.Level(at), encoder, zap.StacktraceLevel(zapcore.PanicLevel))
-	klog.SetLogger(log.WithName("client-go"))
-	return log, nil
+	return zap.New(zap.WriteTo(to), zap.Level(at), encoder, zap.StacktraceLevel(zapcore.PanicLevel)), nil
 }
 
 // logKeys names the keys of a line as Flux does, where zap does not already.
