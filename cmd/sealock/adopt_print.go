@@ -36,7 +36,7 @@ func (o adoptFlux) print(out io.Writer, a adoption) error {
 		return err
 	}
 	fmt.Fprintln(out, "\nNow start Sealock, for instance:")
-	fmt.Fprint(out, "  sealock install --apply")
+	fmt.Fprint(out, "  sealock install --apply --image IMAGE")
 	for _, arg := range a.Arguments {
 		fmt.Fprintf(out, " \\\n    --controller-arg='%s'", arg)
 	}

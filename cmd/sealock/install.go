@@ -43,24 +43,42 @@ built-in policies that somebody has changed in the cluster are left as they are.
 With --webhook-url the controller runs outside of the cluster: Deployment and Services are left out and the webhook is
 registered by that address. The controller fills in the CA of the webhook's certificate when it starts.`,
 		Example: `  sealock install | less
-  sealock install --apply
+  sealock install --apply --image registry.example.com/sealock:v0.1.0
   sealock install --apply --image registry.example.com/sealock:v0.1.0 --controller-arg=--platform-namespaces=flux-system,apps
   sealock install --apply --kubeconfig ./kubeconfig --webhook-url https://127.0.0.1:9443`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
 	}
 	flags := cmd.Flags()
 	o.add(flags)
 	flags.BoolVar(&o.apply, "apply", false, "Write the objects to the cluster instead of printing them.")
 	flags.StringVar(&o.webhookURL, "webhook-url", "", "Address at which the API server reaches a controller outside of the cluster.")
-	flags.StringVar(&o.image, "image", "", "Image of the controller; by default the one in config/manager.")
+	flags.StringVar(&o.image, "image", "", "Image of the controller; by default a placeholder, since none is published.")
 	flags.StringArrayVar(&o.arguments, "controller-arg", nil, "Further argument of the controller, as --controller-arg=--platform-namespaces=flux-system,apps; may be repeated.")
 	flags.StringVarP(&o.namespace, "namespace", "n", systemNamespace, "Namespace of the installation.")
 	flags.StringVarP(&o.output, "output", "o", "yaml", "Format of the objects when they are printed: yaml.")
 	return cmd
 }
 
-func (o installOptions) run(ctx context.Context, out io.Writer) error {
+// placeholderImage is that of config/manager, which no registry has.
+const placeholderImage = "ghcr.io/sealock/sealock:v0.0.0-dev"
+
+// warn says what will not run.
+func warn(objects []*unstructured.Unstructured, notes io.Writer) {
+	for _, obj := range objects {
+		containers, _, _ := unstructured.NestedSlice(obj.Object, "spec", "template", "spec", "containers")
+		for _, each := range containers {
+			if c, _ := each.(map[string]any); c["image"] == placeholderImage {
+				fmt.Fprintf(notes, "warning: Deployment/%s/%s gets the image %s, which no registry has, so that its pods will not start: build one, see docs/install.md, and name it with --image\n",
+					obj.GetNamespace(), obj.GetName(), placeholderImage)
+			}
+		}
+	}
+}
+
+func (o installOptions) run(ctx context.Context, out, notes io.Writer) error {
 	if o.output != "yaml" {
 		return wrongUse("-o %s is not a format of this command", o.output).Fix("leave it out, or write -o yaml")
 	}
@@ -71,6 +89,7 @@ func (o installOptions) run(ctx context.Context, out io.Writer) error {
 	if !o.apply {
 		return printYAML(out, objects)
 	}
+	warn(objects, notes)
 	rest, err := o.config()
 	if err != nil {
 		return err

@@ -138,3 +138,26 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// TestInstallWarnsOfAnImageThatNobodyHas: unless one is named, or nothing of it runs in the cluster.
+func TestInstallWarnsOfAnImageThatNobodyHas(t *testing.T) {
+	for name, tc := range map[string]struct {
+		options installOptions
+		warned  bool
+	}{
+		"no image":           {installOptions{namespace: systemNamespace}, true},
+		"the placeholder":    {installOptions{namespace: systemNamespace, image: placeholderImage}, true},
+		"an image":           {installOptions{namespace: systemNamespace, image: "registry.example.com/sealock:v0.1.0"}, false},
+		"beside the cluster": {installOptions{namespace: systemNamespace, webhookURL: "https://127.0.0.1:1"}, false},
+		"another namespace":  {installOptions{namespace: "elsewhere"}, true},
+	} {
+		objects, err := tc.options.objects()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var notes strings.Builder
+		if warn(objects, &notes); strings.Contains(notes.String(), "--image") != tc.warned {
+			t.Errorf("%s: %q", name, notes.String())
+		}
+	}
+}
