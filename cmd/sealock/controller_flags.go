@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -65,6 +66,11 @@ the reason. While such a controller is live the process refuses to start: see "s
 	}
 	f := cmd.Flags()
 	o.flags = f
+	o.bindAll(f)
+	return cmd
+}
+
+func (o *controllerOptions) bindAll(f *pflag.FlagSet) {
 	o.bind(f)
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "Path of a kubeconfig; by default the service account of the pod, else as kubectl finds it.")
 	f.StringVar(&o.namespace, "namespace", "", "Namespace of this installation; by default $POD_NAMESPACE, else sealock-system.")
@@ -88,7 +94,15 @@ the reason. While such a controller is live the process refuses to start: see "s
 	f.StringVar(&o.advertise, "storage-adv-addr", "", "Host and port of artifacts in status.artifact.url; by default the Service sealock-source.")
 	f.IntVar(&o.keyBits, "key-size", 4096, "Bits of a sealing key that is made.")
 	f.DurationVar(&o.keyRenewal, "key-renew-period", 30*24*time.Hour, "Age at which a new sealing key is made; old ones stay. 0 is never.")
-	return cmd
+}
+
+// settings are those that say who may do what.
+func (o *controllerOptions) settings() tenants.Settings {
+	s := tenants.DefaultSettings()
+	s.SystemNamespace = cmp.Or(o.namespace, s.SystemNamespace)
+	s.PlatformNamespaces = o.platformNamespaces
+	s.NoCrossNamespaceRefs, s.DefaultServiceAccount = o.noCrossNamespaceRefs, o.defaultServiceAccount
+	return s
 }
 
 // runController starts everything and returns when ctx is done and all of it has stopped.
@@ -120,15 +134,8 @@ func (o controllerOptions) parts(ctx context.Context, extra ...pipeline.Opener) 
 	if err := o.tellFlags(os.Stderr); err != nil {
 		return nil, err
 	}
-	settings := tenants.DefaultSettings()
-	if o.namespace == "" {
-		o.namespace = os.Getenv("POD_NAMESPACE")
-	}
-	if o.namespace != "" {
-		settings.SystemNamespace = o.namespace
-	}
-	settings.PlatformNamespaces = o.platformNamespaces
-	settings.NoCrossNamespaceRefs, settings.DefaultServiceAccount = o.noCrossNamespaceRefs, o.defaultServiceAccount
+	o.namespace = cmp.Or(o.namespace, os.Getenv("POD_NAMESPACE"))
+	settings := o.settings()
 	if o.cacheDir == "" {
 		o.cacheDir = o.storagePath
 	}

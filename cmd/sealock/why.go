@@ -18,10 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/client-go/metadata"
 
-	"sealock.dev/sealock/api/sealock/v1alpha1"
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/manifest"
-	"sealock.dev/sealock/tenants"
 )
 
 type whyOptions struct {
@@ -80,7 +78,9 @@ type explanation struct {
 	Line          int       `json:"line,omitempty"`
 	Tenant        string    `json:"tenant,omitempty"`
 	Identity      string    `json:"identity,omitempty"`
-	Policies      string    `json:"policies,omitempty"`
+	Policies      string    `json:"policies,omitempty"`       // the snapshot that judged
+	PolicyNames   []string  `json:"policyNames,omitempty"`    // of the snapshot, or, with policyNamesNow, in force now
+	NamesAreNow   bool      `json:"policyNamesNow,omitempty"` // the policies have changed since
 	Applied       time.Time `json:"applied,omitzero"`
 	DriftedAt     time.Time `json:"driftedAt,omitzero"`
 	DriftedBy     string    `json:"driftedBy,omitempty"`
@@ -105,7 +105,7 @@ func (o *whyOptions) run(ctx context.Context, args []string, out io.Writer) erro
 	if o.path != "" {
 		records = fromFolder{provenance: records, session: s, dir: o.path}
 	}
-	a, err := s.why(ctx, k, name, records)
+	a, err := s.why(ctx, k, name, records, o.system)
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ type asker struct {
 	explanation
 }
 
-func (s *session) why(ctx context.Context, k kind, name string, records provenance) (*explanation, error) {
+func (s *session) why(ctx context.Context, k kind, name string, records provenance, system string) (*explanation, error) {
 	client, err := metadata.NewForConfig(s.config)
 	if err != nil {
 		return nil, fault.New("", fault.Invalid, fault.Ref{}, "the kubeconfig is not usable").Fix("check it with `kubectl config view`")
@@ -148,12 +148,15 @@ func (s *session) why(ctx context.Context, k kind, name string, records provenan
 		a.Applied, _ = managersOf(brought)
 	}
 	a.kustomization(ctx, ks)
-	a.tenant(ctx, ks)
 	known, err := records.of(ctx, types.NamespacedName{Namespace: ks.GetNamespace(), Name: ks.GetName()}, id)
 	if err != nil {
 		a.Notes = append(a.Notes, "file and line are not known: "+err.Error())
 	}
 	a.take(known)
+	if a.Identity == "" {
+		a.tenant(ctx, ks, system)
+	}
+	a.policies(ctx)
 	a.events(ctx, k, obj, ks)
 	return &a.explanation, nil
 }
@@ -271,31 +274,6 @@ func withoutUser(raw string) string {
 	return u.String()
 }
 
-// tenant tells whose namespace the Kustomization is in: by the Tenants, or, for who may not list them, by its label.
-func (a *asker) tenant(ctx context.Context, ks *unstructured.Unstructured) {
-	namespace := ks.GetNamespace()
-	var all []v1alpha1.Tenant
-	list, err := a.of(tenantKind, "").List(ctx, metav1.ListOptions{})
-	if err == nil {
-		for i := range list.Items {
-			_ = typed(list.Items[i].Object, &all) // one that cannot be read owns nothing
-		}
-		index := tenants.NewIndex(all, tenants.DefaultSettings())
-		grant, err := index.Grant(kustomizationKind.ref(namespace, ks.GetName()), field(ks, "spec", "serviceAccountName"))
-		if err != nil {
-			grant = index.GrantFor(namespace)
-		}
-		a.Tenant, a.Identity = grant.Tenant, grant.User
-		return
-	}
-	ns, err := a.meta.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Get(ctx, namespace, metav1.GetOptions{})
-	if err != nil {
-		a.Notes = append(a.Notes, "whose tenant it is cannot be told: you may read neither Tenants nor the Namespace")
-		return
-	}
-	a.Tenant = ns.Labels[v1alpha1.TenantLabel]
-}
-
 // take adds what the controller noted.
 func (a *asker) take(known origin) {
 	a.File, a.Line, a.Policies, a.DriftedAt, a.DriftedBy = known.File, known.Line, known.Policies, known.DriftedAt, known.DriftedBy
@@ -365,7 +343,7 @@ func (a *explanation) print(out io.Writer) error {
 	}
 	say("tenant", a.Tenant)
 	say("acts as", a.Identity)
-	say("policies", a.Policies)
+	say("policies", a.policyText())
 	say("applied", since(a.Applied))
 	if !a.DriftedAt.IsZero() {
 		say("drifted", since(a.DriftedAt)+" by "+a.DriftedBy)

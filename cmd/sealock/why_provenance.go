@@ -40,13 +40,18 @@ type fromRecord struct {
 func (f fromRecord) of(ctx context.Context, owner types.NamespacedName, id manifest.ID) (origin, error) {
 	name := cluster.RecordName(owner.Namespace, owner.Name)
 	obj, err := f.session.get(ctx, configMapKind, f.namespace, name)
-	if fault.KindOf(err) == fault.NotFound {
-		return origin{}, nil // nothing was applied yet, or not by this version
-	}
-	if err != nil {
+	ref := configMapKind.ref(f.namespace, name)
+	switch kind := fault.KindOf(err); {
+	case err == nil:
+	case kind == fault.NotFound:
+		return origin{}, fault.New("", kind, ref, "the record of the controller is not there").
+			Fix("name the namespace of the installation with --system-namespace; if it is this one, nothing was applied yet")
+	case kind == fault.Denied:
+		return origin{}, fault.New("", kind, ref, "you may not read the record of the controller").
+			Fix("ask for the right, or name a clone of the repository with --path; another installation is named with --system-namespace")
+	default:
 		return origin{}, err
 	}
-	ref := configMapKind.ref(f.namespace, name)
 	packed, err := base64.StdEncoding.DecodeString(field(obj, "binaryData", cluster.RecordKey))
 	if err != nil {
 		return origin{}, fault.New("", fault.Invalid, ref, "the record is not base64")
@@ -56,11 +61,15 @@ func (f fromRecord) of(ctx context.Context, owner types.NamespacedName, id manif
 		return origin{}, fault.New("", fault.Invalid, ref, "%w", err)
 	}
 	known := origin{Tenant: record.Tenant, Identity: record.Identity, Policies: record.Policies}
+	noted := false
 	for _, o := range record.Objects {
 		if o.ID == id.String() {
-			known.File, known.Line, known.Revision, known.Applied = o.File, o.Line, o.Revision, o.Applied
+			noted, known.File, known.Line, known.Revision, known.Applied = true, o.File, o.Line, o.Revision, o.Applied
 			known.DriftedAt, known.DriftedBy = o.DriftedAt, o.DriftedBy
 		}
+	}
+	if !noted {
+		return known, fault.New("", fault.NotFound, ref, "the record of the controller does not have the object").Fix("reconcile the Kustomization")
 	}
 	return known, nil
 }

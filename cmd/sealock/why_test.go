@@ -15,9 +15,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"sealock.dev/sealock/api/sealock/v1alpha1"
 	"sealock.dev/sealock/cluster"
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/manifest"
+	"sealock.dev/sealock/policies/builtin"
 )
 
 // noted is a provenance that a test fills in.
@@ -103,7 +105,7 @@ func TestWhyTellsWhatTheControllerNoted(t *testing.T) {
 		File: "deploy/all.yaml", Line: 12, Revision: "main@sha1:ffffffffffffffffffffffffffffffffffffffff", Applied: at, Tenant: "team-a", Identity: "sealock:tenant:team-a",
 		Policies: "p1", DriftedAt: at, DriftedBy: "kubectl-edit",
 	}}
-	a, err := p.why(t.Context(), configMapKind, "settings", record)
+	a, err := p.why(t.Context(), configMapKind, "settings", record, ns)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +117,7 @@ func TestWhyTellsWhatTheControllerNoted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"file      deploy/all.yaml:12", "commit    main@sha1:ffffffff", "tenant    team-a", "acts as   sealock:tenant:team-a", "policies  p1", "applied   2026-01-02T03:04:05Z",
+		"file      deploy/all.yaml:12", "commit    main@sha1:ffffffff", "tenant    team-a", "acts as   sealock:tenant:team-a", "policies  snapshot p1, which were others than now: ", "applied   2026-01-02T03:04:05Z",
 		"drifted   2026-01-02T03:04:05Z", "by kubectl-edit", "the source cannot be read",
 	} {
 		if !strings.Contains(out.String(), want) {
@@ -143,16 +145,51 @@ func TestWhyReadsTheRecordOfTheController(t *testing.T) {
 	records.Put(ns+"/app", manifest.ID{Namespace: ns, Name: "settings", Kind: "ConfigMap", Version: "v1"}, cluster.Baseline{Origin: cluster.Origin{
 		File: "deploy/all.yaml", Line: 7, Revision: "main@sha1:ffffffffffffffffffffffffffffffffffffffff", Applied: at, Drift: cluster.Drift{At: at, By: "kubectl-edit"},
 	}})
-	records.Remember(ns, "app", "f", cluster.Judged{Tenant: "team-a", Identity: "sealock:tenant:team-a", Policies: "p1"})
+	var inForce []v1alpha1.Policy
+	if err := list(t.Context(), p.objects, "policies", &inForce); err != nil {
+		t.Fatal(err)
+	}
+	judged, _ := builtin.Load(nil, inForce)
+	records.Remember(ns, "app", "f", cluster.Judged{Tenant: "team-a", Identity: "sealock:tenant:team-a", Policies: judged.ID()})
 	records.Flush(t.Context())
 	out := p.ok("why", "configmap/settings", "--system-namespace", ns)
-	for _, want := range []string{"deploy/all.yaml:7", "main@sha1:ffffffff", "applied   2026-01-02T03:04:05Z", "drifted   2026-01-02T03:04:05Z", "by kubectl-edit", "tenant    team-a", "policies  p1"} {
+	for _, want := range []string{"deploy/all.yaml:7", "main@sha1:ffffffff", "applied   2026-01-02T03:04:05Z", "drifted   2026-01-02T03:04:05Z", "by kubectl-edit", "tenant    team-a", "policies  snapshot " + judged.ID()[:8] + ": ", "sealock-secret-types"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
 	}
-	if out := p.ok("why", "configmap/settings", "--system-namespace", "nowhere"); !strings.Contains(out, "Kustomization/"+ns+"/app") {
+	if out := p.ok("why", "configmap/settings", "--system-namespace", "nowhere"); !strings.Contains(out, "Kustomization/"+ns+"/app") ||
+		!strings.Contains(out, "note      file and line are not known: ConfigMap/nowhere/"+cluster.RecordName(ns, "app")) || !strings.Contains(out, "--system-namespace") {
 		t.Errorf("without a record:\n%s", out)
+	}
+}
+
+// TestWhyKnowsTheSettings: as whom an object acts follows from arguments of the controller, where that has noted nothing.
+func TestWhyKnowsTheSettings(t *testing.T) {
+	p := newPeople(t)
+	ns := p.session.namespace
+	p.kustomization("app")
+	p.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\n", applyManager, "app")
+	p.inventory("app", 1, ns+"_settings__ConfigMap/v1")
+	ask := func() string { t.Helper(); return p.ok("why", "cm/settings", "--system-namespace", ns) }
+	if out := ask(); !strings.Contains(out, "by the settings of the shipped manifests") {
+		t.Errorf("without a Deployment:\n%s", out)
+	}
+	p.apply(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: sealock-controller, labels: {app.kubernetes.io/name: sealock, app.kubernetes.io/component: controller}}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: sealock}}
+  template:
+    metadata: {labels: {app: sealock}}
+    spec: {containers: [{name: manager, image: example.com/sealock, args: [controller, --of-another-version, --default-service-account=deployer]}]}
+`, "test", "")
+	if out := ask(); !strings.Contains(out, "acts as   system:serviceaccount:"+ns+":deployer") || strings.Contains(out, "shipped manifests") {
+		t.Errorf("a default service account:\n%s", out)
+	}
+	if got := settingsIn([]string{"controller", "--platform-namespaces=a,b", "--new-flag=x", "--no-cross-namespace-refs"}, "sys"); !slices.Equal(got.PlatformNamespaces, []string{"a", "b"}) || !got.NoCrossNamespaceRefs || got.SystemNamespace != "sys" {
+		t.Errorf("%+v", got)
 	}
 }
 
