@@ -18,8 +18,8 @@ func newAdoptCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "adopt",
 		Short: "Take over from another tool, in place",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:  knownNoun,
+		RunE:  knownNoun,
 	}
 	cmd.AddCommand(newAdoptFluxCommand())
 	return cmd
@@ -52,7 +52,12 @@ Exit code 1 says that something stands in the way. What you accept all the same 
   sealock adopt flux --yes
   sealock adopt flux --yes --accept helm-charts
   sealock adopt flux --undo                 # stop Sealock first`,
-		Args: noArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := o.check(); err != nil {
+				return err
+			}
+			return noArgs(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	flags := cmd.Flags()
@@ -62,10 +67,27 @@ Exit code 1 says that something stands in the way. What you accept all the same 
 	flags.BoolVar(&o.yes, "yes", false, "Scale Flux's controllers down.")
 	flags.BoolVar(&o.undo, "undo", false, "Scale Flux's controllers up again.")
 	flags.StringSliceVar(&o.accept, "accept", nil, "Names of checks that stand in the way and that you accept.")
-	flags.StringVarP(&o.output, "output", "o", "table", "Format: table or json.")
+	formatFlag(cmd, &o.output, "table", "Format: table or json.", "table", "json")
+	_ = cmd.RegisterFlagCompletionFunc("accept", cobra.FixedCompletions(stoppingChecks, cobra.ShellCompDirectiveNoFileComp))
 	flags.DurationVar(&o.timeout, "timeout", 2*time.Minute, "How long to wait until Flux's controllers have stopped.")
-	cmd.MarkFlagsMutuallyExclusive("plan", "yes", "undo")
 	return cmd
+}
+
+// stoppingChecks are those that may stand in the way.
+var stoppingChecks = []string{ //nolint:gochecknoglobals // a constant table
+	"controllers", "crds", "differing-flags", "fields", "flags", "generated-names", "helm-charts", "operator", "other-sources", "server",
+}
+
+func (o *adoptFlux) check() error {
+	if o.plan && (o.yes || o.undo) || o.yes && o.undo {
+		return wrongUse("--plan, --yes and --undo do not go together").Fix("write one of them")
+	}
+	for _, name := range o.accept {
+		if !slices.Contains(stoppingChecks, name) {
+			return wrongUse("--accept %s is not a check that stands in the way", name).Fix("write one of: %s", strings.Join(stoppingChecks, ", "))
+		}
+	}
+	return nil
 }
 
 func (o adoptFlux) run(ctx context.Context, out io.Writer) error {

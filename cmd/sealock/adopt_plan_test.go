@@ -272,6 +272,11 @@ func TestAdoptPlan(t *testing.T) {
 			if tc.level != stops && len(plan.standing([]string{tc.accepted})) > 0 {
 				t.Errorf("stands in the way: %v", plan.standing(nil))
 			}
+			for _, f := range plan.Findings {
+				if f.Level == stops && !slices.Contains(stoppingChecks, f.Check) {
+					t.Errorf("--accept does not know %s", f.Check)
+				}
+			}
 			if tc.level == stops && len(plan.standing([]string{tc.check})) > 0 {
 				t.Errorf("stands in the way although accepted: %v", plan.standing([]string{tc.check}))
 			}
@@ -365,5 +370,22 @@ func TestAdoptFindsConsumersOfArtifacts(t *testing.T) {
 		return f.Check == "artifacts" && f.Level == warning && strings.Contains(f.Remedy, "--artifact-anonymous-namespaces")
 	}) {
 		t.Errorf("%+v", plan.Findings)
+	}
+}
+
+// TestAdoptRefusesWhatMakesNoSense with the exit code of a wrong command line, before it asks the cluster.
+func TestAdoptRefusesWhatMakesNoSense(t *testing.T) {
+	for want, args := range map[string][]string{
+		"do not go together":              {"--yes", "--undo"},
+		"write one of: controllers, crds": {"--accept", "typo"},
+		"one argument too many":           {"now"},
+	} {
+		code, out, errs := sealock(t, append([]string{"adopt", "flux", "--kubeconfig", "/nowhere"}, args...)...)
+		if code != 2 || !strings.Contains(errs, want) {
+			t.Errorf("%v: exit code %d: %s%s", args, code, out, errs)
+		}
+	}
+	if code, _, errs := sealock(t, "adopt"); code != 2 || !strings.Contains(errs, "adopt what?") {
+		t.Errorf("exit code %d: %s", code, errs)
 	}
 }

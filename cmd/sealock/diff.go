@@ -63,7 +63,7 @@ The exit code is 0 without a difference, 1 with differences, and above 1 when it
 	flags.StringVar(&o.path, "path", "", "Folder that stands for spec.path; by default that folder of the Git repository around you.")
 	flags.StringVar(&o.revision, "revision", "", "Branch, tag or commit of the clone to take instead of what is checked out.")
 	flags.StringVar(&o.keys, "decryption-keys", "", "File with age identities, instead of the Secret on the cluster.")
-	flags.StringVarP(&o.output, "output", "o", "", "Format: json or yaml; lines for people without it.")
+	formatFlag(cmd, &o.output, "", "Format: json or yaml; lines for people without it.", "json", "yaml")
 	_ = cmd.MarkFlagDirname("path")
 	return cmd
 }

@@ -48,7 +48,7 @@ also those of its source. Kubernetes keeps events for an hour.`,
 	flags.BoolVarP(&o.watch, "watch", "w", false, "Go on, and print what happens.")
 	flags.StringVar(&o.object, "for", "", "Show events of this object, KIND/NAME.")
 	flags.StringSliceVar(&o.types, "types", nil, "Show events of these types only: Normal, Warning.")
-	flags.StringVarP(&o.output, "output", "o", "", "Format: json or yaml; a table without it.")
+	formatFlag(cmd, &o.output, "", "Format: json or yaml; a table without it.", "json", "yaml")
 	_ = cmd.RegisterFlagCompletionFunc("for", o.completeObject)
 	return cmd
 }

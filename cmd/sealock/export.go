@@ -48,7 +48,7 @@ func newExportKind(k kind, use string) *cobra.Command {
 	flags := cmd.Flags()
 	o.add(flags)
 	flags.BoolVar(&o.all, "all", false, "All objects of the namespace.")
-	flags.StringVarP(&o.output, "output", "o", "yaml", "Format: yaml or json.")
+	formatFlag(cmd, &o.output, "yaml", "Format: yaml or json.", "yaml", "json")
 	return cmd
 }
 

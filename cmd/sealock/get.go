@@ -68,7 +68,7 @@ func newGetKinds(use, short string, list []kind, example string) *cobra.Command 
 	flags.BoolVarP(&o.watch, "watch", "w", false, "Go on, and print what changes.")
 	flags.StringVarP(&o.selector, "label-selector", "l", "", "List objects with these labels, as kubectl writes them.")
 	flags.StringVar(&o.status, "status-selector", "", "List objects with this condition, such as Ready=False.")
-	flags.StringVarP(&o.output, "output", "o", "", "Format: json, yaml or name; a table without it.")
+	formatFlag(cmd, &o.output, "", "Format: json, yaml or name; a table without it.", "json", "yaml", "name")
 	flags.BoolVar(&o.noHeader, "no-header", false, "Leave out the header of the table.")
 	return cmd
 }
@@ -109,7 +109,7 @@ func (o *getOptions) run(ctx context.Context, list []kind, name string, out io.W
 	if err != nil {
 		return err
 	}
-	if total(found) == 0 {
+	if machine := o.output == "json" || o.output == "yaml"; total(found) == 0 && (name != "" || !machine) {
 		return o.nothing(list, namespace, name)
 	}
 	return o.print(out, list, found)
@@ -157,7 +157,7 @@ func total(found [][]unstructured.Unstructured) (n int) {
 	return n
 }
 
-// nothing is an error where one object was named, and where nothing matches, as with `flux get`; machines get a list.
+// nothing is an error, as with `flux get`, unless a list for machines was asked for.
 func (o *getOptions) nothing(list []kind, namespace, name string) error {
 	where := "in namespace " + namespace
 	if namespace == "" {

@@ -16,14 +16,23 @@ func (c *clusterFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&c.context, "context", "", "Context of the kubeconfig; by default its current one.")
 }
 
+// unusable says what is wrong with a kubeconfig, as far as that can be said: the text of a cause may quote the file,
+// credentials included.
+func unusable(loader clientcmd.ClientConfig, file, context string) error {
+	if raw, err := loader.RawConfig(); err == nil && context != "" && raw.Contexts[context] == nil {
+		return fault.New("", fault.NotFound, fault.Ref{File: file}, "the kubeconfig has no context %q", context).Fix("see `kubectl config get-contexts`")
+	}
+	return fault.New("", fault.NotFound, fault.Ref{File: file}, "no usable kubeconfig").
+		Fix("name one with --kubeconfig or in KUBECONFIG, and check it with `kubectl config view`")
+}
+
 func (c *clusterFlags) config() (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = c.kubeconfig
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: c.context}).ClientConfig()
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: c.context})
+	config, err := loader.ClientConfig()
 	if err != nil {
-		// The text of the cause may quote the file, credentials included.
-		return nil, fault.New("", fault.NotFound, fault.Ref{File: c.kubeconfig}, "no usable kubeconfig").
-			Fix("name one with --kubeconfig or in KUBECONFIG, and check it with `kubectl config view`")
+		return nil, unusable(loader, c.kubeconfig, c.context)
 	}
 	config.QPS = -1 // the API server's own fairness is the limit
 	return config, nil

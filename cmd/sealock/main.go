@@ -15,16 +15,26 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"sealock.dev/sealock/fault"
 )
 
 func main() {
+	quiet(os.Args[1:])
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// quiet keeps libraries from writing to the terminal of a person: a verb says itself what went wrong. The controller logs.
+func quiet(args []string) {
+	if len(args) == 0 || args[0] != "controller" {
+		klog.SetLogger(logr.Discard())
+	}
 }
 
 // run executes one command line and returns its exit code: 0 done, 1 denied or our bug, 2 the input is wrong, 3 no key
@@ -66,6 +76,7 @@ by policy, and only then writes the first object.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return wrongUse("%w", err).Fix("see `%s --help`", cmd.CommandPath())
 	})
+	root.AddGroup(&cobra.Group{ID: forPeople, Title: "What is delivered:"}, &cobra.Group{ID: forAuthors, Title: "What stands in Git:"}, &cobra.Group{ID: forPlatform, Title: "The installation:"})
 	root.AddCommand(
 		newAdoptCommand(),
 		newControllerCommand(),
@@ -85,7 +96,27 @@ by policy, and only then writes the first object.`,
 		newDeleteCommand(),
 		newVersionCommand(),
 	)
+	for _, cmd := range root.Commands() {
+		cmd.GroupID = groupOf(cmd.Name())
+	}
 	return root
+}
+
+// The groups of the help page.
+const (
+	forPeople   = "people"
+	forAuthors  = "authors"
+	forPlatform = "platform"
+)
+
+func groupOf(verb string) string {
+	switch verb {
+	case "seal", "render", "verify", "diff", "export":
+		return forAuthors
+	case "adopt", "controller", "install", "version":
+		return forPlatform
+	}
+	return forPeople
 }
 
 func knownVerb(cmd *cobra.Command, args []string) error {

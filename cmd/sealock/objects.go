@@ -144,9 +144,22 @@ func byKind(parent *cobra.Command, group string, list []kind, build func(k kind,
 	if sources.HasSubCommands() {
 		parent.AddCommand(sources)
 	}
+	parent.Use += " KIND [NAME]"
+	sources.Example = examplesOf(parent, group)
 	// A kind that is misspelt is what is wrong, not the flags behind it.
 	parent.FParseErrWhitelist.UnknownFlags, sources.FParseErrWhitelist.UnknownFlags = true, true
 	parent.Args, parent.RunE = knownNoun, knownNoun
+}
+
+// examplesOf returns the examples of a command that are about sources.
+func examplesOf(cmd *cobra.Command, group string) string {
+	var out []string
+	for line := range strings.Lines(cmd.Example) {
+		if strings.Contains(line, " "+group+" ") {
+			out = append(out, strings.TrimRight(line, "\n"))
+		}
+	}
+	return strings.Join(out, "\n")
 }
 
 // knownNoun refuses a kind that the verb does not know, and a verb without one.

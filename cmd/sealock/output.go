@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -37,6 +38,12 @@ func knownFormat(format string, formats ...string) error {
 	return wrongUse("-o %s is not a format of this command", format).Fix("leave it out, or write one of: %s", strings.Join(formats, ", "))
 }
 
+// formatFlag adds -o to a command, with the formats that a shell may complete.
+func formatFlag(cmd *cobra.Command, into *string, value, help string, formats ...string) {
+	cmd.Flags().StringVarP(into, "output", "o", value, help)
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(slices.Sorted(slices.Values(formats)), cobra.ShellCompDirectiveNoFileComp))
+}
+
 // asStored returns the object as people read it: without the bookkeeping of fields, as kubectl prints it.
 func asStored(obj *unstructured.Unstructured) map[string]any {
 	c := obj.DeepCopy()
@@ -53,25 +60,47 @@ func asList(list []map[string]any) map[string]any {
 	return map[string]any{"apiVersion": "v1", "kind": "List", "items": items}
 }
 
-// table prints rows under a header, each column as wide as its widest cell. Only the last column is cut, and only on a
-// terminal: what goes into a pipe is whole.
+// table prints rows under a header, each column as wide as its widest cell. On a terminal the last column is cut, and, where
+// too little of it would be left, the widest of the others: what goes into a pipe is whole.
 type table struct {
 	out    io.Writer
 	header []string
 	widths []int
+	limit  int // columns of the terminal, 0 when it is none
 }
 
-const gap = "   "
+const (
+	gap         = "   "
+	leastOfLast = 20 // what a terminal shows of the last column
+	leastOfCell = 12 // what it shows of any other
+)
 
 // newTable measures the rows; those that come later, in a watch, are printed in the same columns.
 func newTable(out io.Writer, header []string, rows [][]string) *table {
-	t := &table{out: out, header: header, widths: make([]int, len(header))}
+	t := &table{out: out, header: header, widths: make([]int, len(header)), limit: terminalWidth(out)}
 	for _, row := range append([][]string{header}, rows...) {
 		for i, cell := range row {
 			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(cell))
 		}
 	}
+	t.fit()
 	return t
+}
+
+// fit makes the widest columns narrower until the last one has its least.
+func (t *table) fit() {
+	others := t.widths[:len(t.widths)-1]
+	for t.limit > 0 {
+		taken := leastOfLast
+		for _, w := range others {
+			taken += w + len(gap)
+		}
+		widest := slices.Index(others, slices.Max(append([]int{0}, others...)))
+		if taken <= t.limit || widest < 0 || others[widest] <= leastOfCell {
+			return
+		}
+		others[widest]--
+	}
 }
 
 func (t *table) print(rows [][]string) error {
@@ -94,11 +123,14 @@ func (t *table) row(cells []string) error {
 			b.WriteString(cell)
 			break
 		}
+		if wide := utf8.RuneCountInString(cell); t.limit > 0 && wide > t.widths[i] {
+			cell = string([]rune(cell)[:t.widths[i]-3]) + "..."
+		}
 		b.WriteString(cell + strings.Repeat(" ", max(0, t.widths[i]-utf8.RuneCountInString(cell))) + gap)
 	}
 	line := []rune(strings.TrimRight(b.String(), " "))
-	if limit := terminalWidth(t.out); limit > 0 && len(line) > limit {
-		line = append(line[:limit-3], []rune("...")...)
+	if t.limit > 0 && len(line) > t.limit {
+		line = append(line[:t.limit-3], []rune("...")...)
 	}
 	_, err := fmt.Fprintln(t.out, string(line))
 	return err

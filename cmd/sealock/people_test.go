@@ -268,7 +268,9 @@ func TestGetRefusesWithARemedy(t *testing.T) {
 		{"wrong selector", []string{"get", "ks", "--status-selector", "Ready"}, 2, "Ready=False"},
 		{"forbidden", []string{"get", "ks", "--as", "nobody"}, 1, "you may not list it"},
 		{"no cluster", []string{"get", "ks", "--server", "https://127.0.0.1:1"}, 5, "cannot be reached"},
-		{"no context", []string{"get", "ks", "--context", "nowhere"}, 4, "no usable kubeconfig"},
+		{"no context", []string{"get", "ks", "--context", "nowhere"}, 4, `no context "nowhere"`},
+		{"no kind", []string{"get"}, 2, "get what?"},
+		{"no kind of source", []string{"get", "sources"}, 2, "get sources what?"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			code, out, errs := p.sealock(tc.args...)
@@ -482,18 +484,5 @@ func TestSuspendAndResume(t *testing.T) {
 	}
 	if code, _, errs := p.sealock("resume", "ks", "x"); code != 4 {
 		t.Errorf("a name that is not there: %d %s", code, errs)
-	}
-}
-
-func TestNamesAreCompleted(t *testing.T) {
-	p := newPeople(t)
-	p.kustomization("app")
-	p.kustomization("other")
-	_, out, _ := sealock(t, "__complete", "reconcile", "ks", "--kubeconfig", p.kubeconfig, "-n", p.session.namespace, "a")
-	if !strings.HasPrefix(out, "app\n") || strings.Contains(out, "other") {
-		t.Errorf("%s", out)
-	}
-	if _, out, _ = sealock(t, "__complete", "get", "ks", "--server", "https://127.0.0.1:1", ""); !strings.HasPrefix(out, ":") {
-		t.Errorf("without a cluster there is something to complete: %s", out)
 	}
 }

@@ -84,7 +84,7 @@ func (o *reconcileOptions) bind(cmd *cobra.Command) {
 	flags.BoolVar(&o.all, "all", false, "All objects of the namespace that are not suspended.")
 	flags.BoolVarP(&o.everywhere, "all-namespaces", "A", false, "With --all, those of all namespaces.")
 	flags.DurationVar(&o.timeout, "timeout", 5*time.Minute, "How long to wait for the outcome; with --all, of all of one kind.")
-	flags.StringVarP(&o.output, "output", "o", "", "Format: json or yaml; lines for people without it.")
+	formatFlag(cmd, &o.output, "", "Format: json or yaml; lines for people without it.", "json", "yaml")
 }
 
 // outcomeOf is what reconcile, suspend and resume print for machines.

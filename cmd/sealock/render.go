@@ -29,7 +29,7 @@ in the Git repository around it. It asks no cluster and needs no key: values of 
 			return printSet(cmd.OutOrStdout(), output, args[0], set)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "yaml", "Format: yaml, json or name.")
+	formatFlag(cmd, &output, "yaml", "Format: yaml, json or name.", "yaml", "json", "name")
 	return cmd
 }
 

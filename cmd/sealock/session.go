@@ -67,9 +67,7 @@ func (p *personFlags) open() (*session, error) {
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &p.overrides)
 	config, err := loader.ClientConfig()
 	if err != nil {
-		// The text of the cause may quote the file, credentials included.
-		return nil, fault.New("", fault.NotFound, fault.Ref{File: p.kubeconfig}, "no usable kubeconfig").
-			Fix("name one with --kubeconfig or in KUBECONFIG, and check it with `kubectl config view`")
+		return nil, unusable(loader, p.kubeconfig, p.overrides.CurrentContext)
 	}
 	namespace, _, err := loader.Namespace()
 	if err != nil {
@@ -202,6 +200,37 @@ func unanswered(err error, ref fault.Ref, doing string) error {
 func namesObject(err error) bool {
 	var status apierrors.APIStatus
 	return errors.As(err, &status) && status.Status().Details != nil && status.Status().Details.Name != ""
+}
+
+// completeBrought completes KIND/NAME for what Kustomizations of the namespace have brought, besides the kinds that the
+// verbs know.
+func (p *personFlags) completeBrought(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	e := eventOptions{personFlags: *p}
+	out, directive := e.completeObject(cmd, args, begun)
+	ctx, cancel := context.WithTimeout(cmd.Context(), patience)
+	defer cancel()
+	s, err := p.open()
+	if err != nil {
+		return out, directive
+	}
+	list, err := s.of(kustomizationKind, s.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return out, directive
+	}
+	for i := range list.Items {
+		ids, _ := inventoryOf(&list.Items[i])
+		for _, id := range ids {
+			word := strings.ToLower(id.Kind) + "/"
+			if strings.Contains(begun, "/") {
+				word += id.Name
+			}
+			if (id.Namespace == s.namespace || id.Namespace == "") && strings.HasPrefix(word, strings.ToLower(begun)) {
+				out = append(out, word)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out), directive
 }
 
 // patience bounds what a shell waits for a completion.

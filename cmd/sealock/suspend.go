@@ -73,7 +73,7 @@ func newSuspendKind(k kind, use string, o suspendOptions) *cobra.Command {
 	flags := cmd.Flags()
 	o.add(flags)
 	flags.BoolVar(&o.all, "all", false, "All objects of the namespace.")
-	flags.StringVarP(&o.output, "output", "o", "", "Format: json or yaml; lines for people without it.")
+	formatFlag(cmd, &o.output, "", "Format: json or yaml; lines for people without it.", "json", "yaml")
 	if !o.suspend {
 		flags.BoolVar(&o.wait, "wait", true, "Wait for the outcome.")
 		flags.DurationVar(&o.timeout, "timeout", 5*time.Minute, "How long to wait for the outcome of each.")

@@ -59,7 +59,7 @@ Of Secrets only the metadata is read.`,
 		},
 	}
 	flags.add(cmd.Flags())
-	cmd.Flags().StringVarP(&output, "output", "o", "", "Format: json or yaml; a drawing without it.")
+	formatFlag(cmd, &output, "", "Format: json or yaml; a drawing without it.", "json", "yaml")
 	return cmd
 }
 

@@ -47,7 +47,7 @@ Exit code 1 means that something is denied, 2 that the folder or a policy is not
 	flags.StringVar(&o.policies, "policies", "", "Folder with Policies and Tenants to use instead of a cluster's.")
 	flags.StringVar(&o.tenant, "tenant", "", "Tenant whose commit this would be.")
 	flags.StringVarP(&o.namespace, "namespace", "n", "", "Namespace of objects that name none; by default the tenant's first.")
-	flags.StringVarP(&o.output, "output", "o", "text", "Format: text, json or yaml.")
+	formatFlag(cmd, &o.output, "text", "Format: text, json or yaml.", "text", "json", "yaml")
 	return cmd
 }
 

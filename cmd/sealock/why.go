@@ -49,8 +49,7 @@ With --path, a clone of the repository, file and line are looked up there where 
 			return wrongUse("%d arguments, want one object", len(args)).Fix("write `%s KIND/NAME`", cmd.CommandPath())
 		},
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			e := eventOptions{personFlags: o.personFlags}
-			return e.completeObject(cmd, args, begun)
+			return o.completeBrought(cmd, args, begun)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args, cmd.OutOrStdout()) },
 	}
@@ -58,7 +57,7 @@ With --path, a clone of the repository, file and line are looked up there where 
 	o.add(flags)
 	flags.StringVar(&o.path, "path", "", "Folder of this machine that stands for spec.path of the Kustomization.")
 	flags.StringVar(&o.system, "system-namespace", systemNamespace, "Namespace of the installation.")
-	flags.StringVarP(&o.output, "output", "o", "", "Format: json or yaml; lines for people without it.")
+	formatFlag(cmd, &o.output, "", "Format: json or yaml; lines for people without it.", "json", "yaml")
 	_ = cmd.MarkFlagDirname("path")
 	return cmd
 }
