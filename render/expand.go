@@ -3,6 +3,7 @@ package render
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -37,14 +38,25 @@ var (
 	errTooLong = errors.New("the text is too long after substitution")
 	errPattern = errors.New("a pattern needs too much work")
 	errNested  = errors.New("expressions are nested too deep")
+	errReplace = errors.New("an expression ${name/old/new} has no old text, or no slash after it")
+	errNumbers = errors.New("a substring needs a position")
 	errSecret  = errors.New("a secret variable stands in the argument of a function")
+)
+
+// escapes says what stands for something else in a part of the text.
+type escapes int
+
+const (
+	noEscapes escapes = iota // arguments: only ${ begins something
+	dollars                  // the text itself: $$ is a literal $
+	slashes                  // arguments of replace: so are \/ and \\ a slash and a backslash
 )
 
 // expand replaces ${name} and its functions in the dialect of Flux: $$ is a literal $, $name and $(name) are text, and
 // a variable that is not set and has no default is an error.
 func expand(text string, lookup func(string) (operand, bool)) (string, error) {
 	e := &expander{in: text, lookup: lookup}
-	out, _, err := e.until("", 0)
+	out, _, err := e.until("", dollars, 0)
 	return out, err
 }
 
@@ -71,13 +83,17 @@ func (e *expander) take(s string) bool {
 }
 
 // until expands up to one of the stop bytes, which it consumes and returns; "" stops at the end of the text.
-func (e *expander) until(stops string, depth int) (string, byte, error) {
+func (e *expander) until(stops string, esc escapes, depth int) (string, byte, error) {
 	if depth > maxNesting {
 		return "", 0, errNested
 	}
+	special := "$" + stops
+	if esc == slashes {
+		special += `\`
+	}
 	var out strings.Builder
 	for e.at < len(e.in) {
-		if next := strings.IndexAny(e.in[e.at:], "$"+stops); next != 0 {
+		if next := strings.IndexAny(e.in[e.at:], special); next != 0 {
 			if next < 0 {
 				next = len(e.in) - e.at
 			}
@@ -86,8 +102,8 @@ func (e *expander) until(stops string, depth int) (string, byte, error) {
 			continue
 		}
 		switch {
-		case e.take("$$"):
-			out.WriteByte('$')
+		case e.escaped(esc):
+			out.WriteByte(e.in[e.at-1])
 		case e.take("${"):
 			v, err := e.expression(depth + 1)
 			if err != nil {
@@ -97,8 +113,8 @@ func (e *expander) until(stops string, depth int) (string, byte, error) {
 				return "", 0, errTooLong
 			}
 			out.WriteString(v)
-		case e.take("$"):
-			out.WriteByte('$')
+		case e.take("$"), e.take(`\`):
+			out.WriteByte(e.in[e.at-1])
 		default:
 			stop := e.in[e.at]
 			e.at++
@@ -109,6 +125,11 @@ func (e *expander) until(stops string, depth int) (string, byte, error) {
 		return "", 0, errBrace
 	}
 	return out.String(), 0, nil
+}
+
+// escaped takes two bytes that stand for the second of them.
+func (e *expander) escaped(esc escapes) bool {
+	return esc >= dollars && e.take("$$") || esc == slashes && (e.take(`\/`) || e.take(`\\`))
 }
 
 func (e *expander) name() string {
@@ -134,7 +155,7 @@ func (e *expander) expression(depth int) (string, error) {
 	}
 	for _, op := range []string{":-", ":=", ":+", ":?", "="} {
 		if e.take(op) {
-			fallback, _, err := e.until("}", depth)
+			fallback, _, err := e.until("}", noEscapes, depth)
 			if err != nil || set && !v.empty {
 				return v.text, err
 			}
@@ -183,14 +204,14 @@ func (e *expander) function(depth int) (func(string) (string, error), error) {
 		return e.replace(depth, func(s, old, with string) string { return strings.ReplaceAll(s, old, with) })
 	case e.take("/#"):
 		return e.replace(depth, func(s, old, with string) string {
-			if rest, ok := strings.CutPrefix(s, old); ok {
+			if rest, ok := strings.CutPrefix(s, old); ok && with != "" { // as there: nothing is put in the place of an end
 				return with + rest
 			}
 			return s
 		})
 	case e.take("/%"):
 		return e.replace(depth, func(s, old, with string) string {
-			if rest, ok := strings.CutSuffix(s, old); ok {
+			if rest, ok := strings.CutSuffix(s, old); ok && with != "" {
 				return rest + with
 			}
 			return s
@@ -216,8 +237,8 @@ func first(s string, fn func(rune) rune) string {
 }
 
 // argument expands an argument. A secret in it would be a token where the text is meant.
-func (e *expander) argument(stops string, depth int) (string, byte, error) {
-	arg, stop, err := e.until(stops, depth)
+func (e *expander) argument(stops string, esc escapes, depth int) (string, byte, error) {
+	arg, stop, err := e.until(stops, esc, depth)
 	if err == nil && plaintext.Contains(arg) {
 		err = errSecret
 	}
@@ -225,15 +246,19 @@ func (e *expander) argument(stops string, depth int) (string, byte, error) {
 }
 
 func (e *expander) replace(depth int, fn func(s, old, with string) string) (func(string) (string, error), error) {
-	old, stop, err := e.argument("/}", depth)
+	if e.peek() == '/' {
+		return nil, errReplace
+	}
+	old, stop, err := e.argument("/}", slashes, depth)
 	if err != nil {
 		return nil, err
 	}
-	with := ""
-	if stop == '/' {
-		if with, _, err = e.argument("}", depth); err != nil {
-			return nil, err
-		}
+	if stop != '/' {
+		return nil, errReplace
+	}
+	with, _, err := e.argument("}", slashes, depth)
+	if err != nil {
+		return nil, err
 	}
 	return func(s string) (string, error) {
 		if old == "" {
@@ -246,19 +271,23 @@ func (e *expander) replace(depth int, fn func(s, old, with string) string) (func
 	}, nil
 }
 
+// substring takes whole numbers; for anything else the text stays whole, as in Flux.
 func (e *expander) substring(depth int) (func(string) (string, error), error) {
-	arg, _, err := e.argument("}", depth)
+	arg, _, err := e.argument("}", noEscapes, depth)
 	if err != nil {
 		return nil, err
 	}
 	from, length, bounded := strings.Cut(arg, ":")
-	offset, ok := number(from)
-	count, fine := 0, true
-	if bounded {
-		count, fine = number(length)
+	if from == "" || bounded && length == "" {
+		return nil, errNumbers
 	}
-	if !ok || !fine {
-		return nil, errors.New("a substring needs whole numbers")
+	offset, err := strconv.Atoi(from)
+	count := 0
+	if bounded && err == nil {
+		count, err = strconv.Atoi(length)
+	}
+	if err != nil {
+		return plainly(strings.Clone), nil
 	}
 	return func(s string) (string, error) {
 		runes := []rune(s)
@@ -279,74 +308,4 @@ func clamp(at, n int) int {
 		at += n
 	}
 	return max(0, min(at, n))
-}
-
-func number(s string) (int, bool) {
-	s = strings.TrimSpace(s)
-	var n int
-	if len(s) == 0 || len(s) > 9 {
-		return 0, false
-	}
-	if _, err := fmt.Sscanf(s, "%d", &n); err != nil || fmt.Sprint(n) != s {
-		return 0, false
-	}
-	return n, true
-}
-
-// trim cuts off what a pattern of * and ? matches at the beginning or the end, as little or as much as possible.
-func (e *expander) trim(depth int, front, longest bool) (func(string) (string, error), error) {
-	pattern, _, err := e.argument("}", depth)
-	if err != nil {
-		return nil, err
-	}
-	return func(s string) (string, error) {
-		text, pat := []rune(s), []rune(pattern)
-		if (len(text)+1)*(len(pat)+1) > maxMatch {
-			return "", errPattern
-		}
-		if !front {
-			reverse(text)
-			reverse(pat)
-		}
-		n := matched(text, pat, longest)
-		text = text[n:]
-		if !front {
-			reverse(text)
-		}
-		return string(text), nil
-	}, nil
-}
-
-func reverse(r []rune) {
-	for i, j := 0, len(r)-1; i < j; i, j = i+1, j-1 {
-		r[i], r[j] = r[j], r[i]
-	}
-}
-
-// matched returns how much of the beginning of text the pattern matches, 0 when it does not.
-func matched(text, pattern []rune, longest bool) int {
-	ends := make([]bool, len(text)+1) // ends[i]: the pattern so far matches text[:i]
-	ends[0] = true
-	for _, p := range pattern {
-		next := make([]bool, len(text)+1)
-		for i := range next {
-			switch {
-			case p == '*':
-				next[i] = ends[i] || i > 0 && next[i-1]
-			case i > 0:
-				next[i] = ends[i-1] && (p == '?' || p == text[i-1])
-			}
-		}
-		ends = next
-	}
-	n := 0
-	for i, ok := range ends {
-		if ok {
-			n = i
-			if !longest {
-				break
-			}
-		}
-	}
-	return n
 }

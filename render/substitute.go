@@ -16,7 +16,7 @@ import (
 // substituteKey switches substitution off for an object, as label or annotation with the value "disabled".
 const substituteKey = "kustomize.toolkit.fluxcd.io/substitute"
 
-var variableName = regexp.MustCompile(`^[_a-zA-Z][_a-zA-Z0-9]*$`)
+var variableName = regexp.MustCompile(`^[_[:alpha:]][_[:alpha:][:digit:]]*$`)
 
 // variable is one value for substitution. One from a Secret is never looked at as text.
 type variable struct {
@@ -68,7 +68,7 @@ func (s *substitution) add(from Variables) error {
 	}
 	for name := range s.vars {
 		if !variableName.MatchString(name) {
-			return badVariable("the variable name %q is invalid", name)
+			return badVariable("'%s' var name is invalid, must match '%s'", name, variableName)
 		}
 	}
 	return nil
