@@ -48,6 +48,7 @@ type escapes int
 
 const (
 	noEscapes escapes = iota // arguments: only ${ begins something
+	verbatim                 // decrypted values: $$ stays, and begins nothing
 	dollars                  // the text itself: $$ is a literal $
 	slashes                  // arguments of replace: so are \/ and \\ a slash and a backslash
 )
@@ -57,6 +58,13 @@ const (
 func expand(text string, lookup func(string) (operand, bool)) (string, error) {
 	e := &expander{in: text, lookup: lookup}
 	out, _, err := e.until("", dollars, 0)
+	return out, err
+}
+
+// expandVerbatim is expand for a text that may be no template: $$ stays as it is.
+func expandVerbatim(text string, lookup func(string) (operand, bool)) (string, error) {
+	e := &expander{in: text, lookup: lookup}
+	out, _, err := e.until("", verbatim, 0)
 	return out, err
 }
 
@@ -102,6 +110,8 @@ func (e *expander) until(stops string, esc escapes, depth int) (string, byte, er
 			continue
 		}
 		switch {
+		case esc == verbatim && e.take("$$"):
+			out.WriteString("$$")
 		case e.escaped(esc):
 			out.WriteByte(e.in[e.at-1])
 		case e.take("${"):

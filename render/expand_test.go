@@ -91,7 +91,7 @@ func TestSubstitution(t *testing.T) {
 		t.Error("the annotation does not switch it off")
 	}
 	data := set[3].SecretData()
-	for key, want := range map[string]string{"plain": "canary", "upper": "CANARY", "in": "pw-late-canary-$x"} {
+	for key, want := range map[string]string{"plain": "canary", "upper": "CANARY", "in": "pw-late-canary-$$x"} {
 		if !data[key].Equal(plaintext.FromString(want)) {
 			t.Errorf("%s is not what it should be", key)
 		}
@@ -113,7 +113,7 @@ func TestSubstitutionRefusals(t *testing.T) {
 		"always":             {"data: {x: \"${gone}\"}\n", Options{SubstituteAlways: true}, `"gone" is not set`},
 		"name":               {"data: {x: y}\n", Options{Substitute: map[string]string{"1a": "b"}}, "'1a' var name is invalid, must match '^[_[:alpha:]][_[:alpha:][:digit:]]*$'"},
 		"broken yaml":        {"data: {x: \"${a}\"}\n", Options{Substitute: map[string]string{"a": "[canary"}}, "not valid YAML"},
-		"inside":             {"data: {x: " + broken + "}\n", Options{Substitute: map[string]string{"a": "b"}}, "encrypted value"},
+		"inside":             {"data: {x: " + broken + "}\n", Options{Substitute: map[string]string{"a": "b"}, DecryptedTemplates: true}, "encrypted value"},
 		"secret as argument": {"data: {x: \"${a/b/${s}}\"}\n", Options{Substitute: map[string]string{"a": "b"}, SubstituteFrom: []Variables{{Secret: map[string]plaintext.Value{"s": plaintext.FromString("canary")}}}}, "argument"},
 	} {
 		_, _, err := New(c.opts).Render(context.Background(), repo(map[string]string{"a.yaml": configMap("a") + c.file}), tokens)
@@ -133,6 +133,41 @@ func TestSecretVariablesOutsideSecretsAreSeen(t *testing.T) {
 		t.Errorf("got %s %v", field, outside)
 	}
 	var _ manifest.Object = set[0]
+}
+
+// TestHazard_SecretTextAsTemplate: Flux decrypts before it substitutes, so that a password with dollars becomes another one
+// and a script with braces fails the commit (flux.md 1.6). A decrypted value is a template only if all of it can be meant.
+func TestHazard_SecretTextAsTemplate(t *testing.T) {
+	for text, want := range map[string]struct{ here, flux string }{
+		"pa$$word":            {"pa$$word", "pa$word"},
+		"a${":                 {"a${", "error"},
+		"${HOME}/x":           {"${HOME}/x", "error"},
+		"${HOME:-/root}":      {"${HOME:-/root}", "/root"},
+		"${v} and ${HOME}":    {"${v} and ${HOME}", "error"},
+		"$${v}":               {"$${v}", "${v}"},
+		"db.${v}.local":       {"db.value.local", "db.value.local"},
+		"${v:-x}$$${v/ue/id}": {"value$$valid", "value$valid"},
+		"${{ x }}${a.b}":      {"${{ x }}${a.b}", "error"},
+		"${v/x}":              {"${v/x}", "error"},
+	} {
+		for _, as := range []struct {
+			template bool
+			want     string
+		}{{false, want.here}, {true, want.flux}} {
+			tokens := newTokens()
+			files := repo(map[string]string{"s.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {p: " + tokens.Issue(plaintext.FromString(text)) + "}\n"})
+			set, _, err := build(files, Options{Substitute: map[string]string{"v": "value"}, DecryptedTemplates: as.template}, tokens)
+			if as.want == "error" {
+				if err == nil {
+					t.Errorf("%s: no error", text)
+				}
+				continue
+			}
+			if err != nil || !set[0].SecretData()["p"].Equal(plaintext.FromString(as.want)) {
+				t.Errorf("%s is not %s: %v", text, as.want, err)
+			}
+		}
+	}
 }
 
 // A secret variable that fills a field has the type that a public one would have there.

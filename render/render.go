@@ -47,6 +47,8 @@ type Options struct {
 	Substitute     map[string]string
 	// SubstituteAlways substitutes even where there are no variables.
 	SubstituteAlways bool
+	// DecryptedTemplates expands decrypted values like every other text, as Flux does: $$ in a password becomes $.
+	DecryptedTemplates bool
 	// KustomizeSuffix gives what generators made of encrypted files the names that kustomize makes of the plaintext. Whoever
 	// reads a name can then test guesses of the content against it.
 	KustomizeSuffix bool

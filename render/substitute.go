@@ -30,10 +30,12 @@ type substitution struct {
 	vars   map[string]variable
 	tokens *plaintext.Tokens
 	on     bool
+
+	template bool // decrypted values are expanded like everything else
 }
 
 func newSubstitution(o Options, tokens *plaintext.Tokens) (*substitution, error) {
-	s := &substitution{vars: map[string]variable{}, tokens: tokens}
+	s := &substitution{vars: map[string]variable{}, tokens: tokens, template: o.DecryptedTemplates}
 	for _, from := range o.SubstituteFrom {
 		if err := s.add(from); err != nil {
 			return nil, err
@@ -161,8 +163,9 @@ func (s *substitution) issue(v plaintext.Value) string {
 
 var errInside = errors.New("an encrypted value has an expression that cannot be substituted")
 
-// inside substitutes within values that were decrypted: their text is input of substitution, as in Flux, but is never
-// seen. The data of a Secret is base64 and is left alone.
+// inside substitutes within values that were decrypted, unseen. Flux takes their text for a template like any other,
+// which changes a password; here it is one only where every expression in it names a variable of this build. The data of
+// a Secret is base64 and is left alone.
 func (s *substitution) inside(v any, path []string, isSecret bool) error {
 	each := func(key string, child any, set func(string)) error {
 		str, ok := child.(string)
@@ -217,15 +220,24 @@ func (s *substitution) derive(value plaintext.Value) (plaintext.Value, error) {
 		if !strings.Contains(string(p[0]), "$") {
 			return p[0], nil
 		}
-		out, err := expand(string(p[0]), func(name string) (operand, bool) {
+		foreign := false
+		lookup := func(name string) (operand, bool) {
 			i, ok := at[name]
-			if !ok {
+			if foreign = foreign || !ok; !ok {
 				return operand{}, false
 			}
 			return operand{text: string(p[i]), empty: len(p[i]) == 0}, true
-		})
-		if err != nil {
+		}
+		expanded := expand
+		if !s.template {
+			expanded = expandVerbatim
+		}
+		out, err := expanded(string(p[0]), lookup)
+		switch {
+		case err != nil && (s.template || errors.Is(err, errTooLong) || errors.Is(err, errPattern)):
 			return nil, errInside
+		case !s.template && (err != nil || foreign):
+			return p[0], nil // a password or a script: what it has in braces is not ours
 		}
 		return []byte(out), nil
 	}, from...)

@@ -16,9 +16,10 @@ func renderer(ks *kustomizev1.Kustomization, vars []render.Variables) *render.Bu
 	opts := render.Options{
 		Dir: dirOf(ks), TargetNamespace: s.TargetNamespace, NamePrefix: s.NamePrefix, NameSuffix: s.NameSuffix,
 		Components: s.Components, IgnoreMissingComponents: s.IgnoreMissingComponents,
-		Partial:         ks.Annotations[onError] == onErrorContinue,
-		KustomizeSuffix: ks.Annotations[generatorSuffix] == suffixKustomize,
-		SubstituteFrom:  vars, SubstituteAlways: ks.GetSubstituteStrategy() == kustomizev1.SubstituteStrategyAlways,
+		Partial:            ks.Annotations[onError] == onErrorContinue,
+		KustomizeSuffix:    ks.Annotations[generatorSuffix] == suffixKustomize,
+		DecryptedTemplates: ks.Annotations[decryptedValues] == valuesTemplate,
+		SubstituteFrom:     vars, SubstituteAlways: ks.GetSubstituteStrategy() == kustomizev1.SubstituteStrategyAlways,
 	}
 	if s.PostBuild != nil {
 		opts.Substitute = s.PostBuild.Substitute

@@ -147,7 +147,7 @@ func (in inputs) about() revisions { return revisions{in.revision, in.origin} }
 
 // fingerprint identifies, under the key of the installation, all inputs of a run but the revision.
 func (r *Reconciler) fingerprint(ks *kustomizev1.Kustomization, in inputs, keys map[string]plaintext.Value, vars []render.Variables) string {
-	parts := [][]byte{[]byte(ks.UID), []byte(fmt.Sprint(ks.Generation)), []byte(ks.Annotations[onError]), []byte(ks.Annotations[generatorSuffix]), []byte(in.target), []byte(in.grant.User), []byte(r.Snapshot())}
+	parts := [][]byte{[]byte(ks.UID), []byte(fmt.Sprint(ks.Generation)), []byte(ks.Annotations[onError]), []byte(ks.Annotations[generatorSuffix]), []byte(ks.Annotations[decryptedValues]), []byte(in.target), []byte(in.grant.User), []byte(r.Snapshot())}
 	secrets := []map[string]plaintext.Value{keys}
 	public := []any{in.grant.Facts(), in.grant.Recipients()}
 	for _, v := range vars {

@@ -53,6 +53,9 @@ const (
 
 	generatorSuffix = "sealock.dev/generator-suffix"
 	suffixKustomize = "kustomize"
+	// decryptedValues has decrypted values expanded like all other text, as Flux does.
+	decryptedValues = "sealock.dev/decrypted-values"
+	valuesTemplate  = "template"
 )
 
 // Decryption is what a decrypter needs to know of a Kustomization.

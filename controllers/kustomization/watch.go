@@ -174,7 +174,7 @@ func (r *Reconciler) lookup(ctx context.Context, field, value string) []reconcil
 func requestedPredicate() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, after := e.ObjectOld.GetAnnotations(), e.ObjectNew.GetAnnotations()
-		return before[requestedAt] != after[requestedAt] || before[onError] != after[onError] || before[generatorSuffix] != after[generatorSuffix]
+		return before[requestedAt] != after[requestedAt] || before[onError] != after[onError] || before[generatorSuffix] != after[generatorSuffix] || before[decryptedValues] != after[decryptedValues]
 	}}
 }
 
