@@ -69,6 +69,7 @@ type Client struct {
 	kinds   *kinds
 	view    *View
 	written *lru.Cache // namespace/name of a Secret -> wrote
+	turns   turns      // by namespace/name of a Secret that is being written
 }
 
 // New returns a Client whose watches end with ctx. It asks the API server nothing.

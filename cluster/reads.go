@@ -71,3 +71,60 @@ func (c *Client) Get(ctx context.Context, gvk schema.GroupVersionKind, namespace
 	}
 	return manifest.New(ans.body, manifest.Source{}, nil)
 }
+
+// UID returns the uid of an object, from the view if that shows it. upcoming says that the caller's commit applies the
+// object: where the kind is watched, one that no commit has applied yet counts as absent, and nobody is asked.
+func (c *Client) UID(ctx context.Context, gvk schema.GroupVersionKind, namespace, name string, upcoming bool) (string, error) {
+	ref := fault.Ref{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind, Namespace: namespace, Name: name}
+	watched := false
+	if upcoming {
+		info, err := c.kinds.lookup(ctx, gvk, false)
+		if err == nil {
+			_, state, _ := c.view.watch(ctx, info)
+			watched = state == watchLive
+		}
+	}
+	if uid := c.shownUID(gvk, namespace, name); uid != "" {
+		return uid, nil
+	}
+	if watched {
+		return "", noSuchObject(ref)
+	}
+	return c.readUID(ctx, ref)
+}
+
+func noSuchObject(ref fault.Ref) error {
+	return fault.New(fault.StageApply, fault.NotFound, ref, "it does not exist").Fix("it is tried again when it does")
+}
+
+// shownUID returns the uid of an object as the view shows it, "" when it does not.
+func (c *Client) shownUID(gvk schema.GroupVersionKind, namespace, name string) string {
+	w, live := c.view.peek(gvk)
+	if !live {
+		return ""
+	}
+	e, ok := w.lookup(nsName{namespace, name})
+	if !ok || e.marks.has(markTerminating) {
+		return ""
+	}
+	return e.uid
+}
+
+// readUID asks the API server for the uid of an object.
+func (c *Client) readUID(ctx context.Context, ref fault.Ref) (string, error) {
+	info, err := c.kinds.lookup(ctx, schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind), true)
+	if errors.Is(err, errNoKind) {
+		return "", fault.New(fault.StageApply, fault.NotFound, ref, "the cluster does not know the kind").Fix("install its CustomResourceDefinition")
+	}
+	if err != nil {
+		return "", clean(fault.StageApply, err, ref)
+	}
+	ans, err := c.self.getMeta(ctx, place{kind: info, namespace: ref.Namespace, name: ref.Name})
+	if apierrors.IsNotFound(err) {
+		return "", noSuchObject(ref)
+	}
+	if err != nil {
+		return "", clean(fault.StageApply, err, ref)
+	}
+	return text(ans.body, "metadata", "uid"), nil
+}

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 
@@ -42,16 +41,22 @@ func (c *Client) WriteSecret(ctx context.Context, p manifest.Produced, dryRun bo
 	if err := forbidden(stage, p); err != nil {
 		return change, err
 	}
-	key := p.Secret.Namespace() + "/" + p.Secret.Name()
-	uid, err := c.ownerUID(ctx, p.Owner)
-	if err != nil && !(dryRun && fault.KindOf(err) == fault.NotFound) {
+	w := secretWriter{Client: c, produced: p, key: p.Secret.Namespace() + "/" + p.Secret.Name(), stage: stage, dryRun: dryRun}
+	if !dryRun {
+		done, err := c.turns.take(ctx, w.key)
+		if err != nil {
+			return change, clean(stage, err, p.Secret.Ref(), p.Secret)
+		}
+		defer done()
+	}
+	w.expected = c.expects(w.key)
+	if err := w.findOwner(ctx); err != nil {
 		return change, err
 	}
-	want := digestOf(c.opts.Key, []byte(p.Secret.Digest(c.opts.Key)+uid+p.FieldManager))
-	if c.stillThere(key, want) {
+	want := digestOf(c.opts.Key, []byte(p.Secret.Digest(c.opts.Key)+w.ownerUID+p.FieldManager))
+	if c.stillThere(w.key, want) {
 		return change, nil
 	}
-	w := secretWriter{Client: c, produced: p, ownerUID: uid, stage: stage, dryRun: dryRun}
 	for try := 1; ; try++ {
 		action, version, err := w.once(ctx)
 		if try < attempts && (apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err)) {
@@ -61,7 +66,7 @@ func (c *Client) WriteSecret(ctx context.Context, p manifest.Produced, dryRun bo
 			return change, clean(stage, err, p.Secret.Ref(), p.Secret)
 		}
 		if version != "" && !dryRun {
-			c.written.Add(key, wrote{digest: want, version: version})
+			c.written.Add(w.key, wrote{digest: want, version: version})
 		}
 		change.Action = action
 		return change, nil
@@ -81,29 +86,18 @@ func forbidden(stage fault.Stage, p manifest.Produced) error {
 	return nil
 }
 
-// ownerUID asks the view, then the API server.
-func (c *Client) ownerUID(ctx context.Context, ref fault.Ref) (string, error) {
-	gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
-	if w, live := c.view.peek(gvk); live {
-		if e, ok := w.lookup(nsName{ref.Namespace, ref.Name}); ok && !e.marks.has(markTerminating) {
-			return e.uid, nil
-		}
+// expects reports whether the Secret is to be read before anything else: some watch of the caller's shows it, or we left
+// it there. It is a guess that spares a request; what is done about the Secret does not depend on it.
+func (c *Client) expects(key string) bool {
+	if _, ok := c.written.Get(key); ok {
+		return true
 	}
-	info, err := c.kinds.lookup(ctx, gvk, true)
-	if errors.Is(err, errNoKind) {
-		return "", fault.New(fault.StageApply, fault.NotFound, ref, "the cluster does not know the kind").Fix("install its CustomResourceDefinition")
+	if c.opts.SecretVersion == nil {
+		return false
 	}
-	if err != nil {
-		return "", clean(fault.StageApply, err, ref)
-	}
-	ans, err := c.self.getMeta(ctx, place{kind: info, namespace: ref.Namespace, name: ref.Name})
-	if apierrors.IsNotFound(err) {
-		return "", fault.New(fault.StageApply, fault.NotFound, ref, "the object that owns the Secret does not exist").Fix("it is tried again when it does")
-	}
-	if err != nil {
-		return "", clean(fault.StageApply, err, ref)
-	}
-	return text(ans.body, "metadata", "uid"), nil
+	ns, name, _ := strings.Cut(key, "/")
+	_, ok := c.opts.SecretVersion(ns, name)
+	return ok
 }
 
 // stillThere reports whether some watch of the caller's shows the very version that we left with the same content.
@@ -124,19 +118,58 @@ func (c *Client) stillThere(key string, want digest) bool {
 type secretWriter struct {
 	*Client
 	produced manifest.Produced
+	key      string
 	ownerUID string
+	expected bool // see expects
 	stage    fault.Stage
 	dryRun   bool
 }
 
-// once reads the Secret, decides and writes. It returns the version that is there afterwards.
-func (w secretWriter) once(ctx context.Context) (manifest.Action, string, error) {
-	p := w.produced
-	to := place{kind: secretKind(), namespace: p.Secret.Namespace(), name: p.Secret.Name()}
+// findOwner asks the view, then the API server. A dry run of a Secret that seems to be new can do without: whether the
+// owner may be its controller matters only where there is a Secret already.
+func (w *secretWriter) findOwner(ctx context.Context) error {
+	owner := w.produced.Owner
+	w.ownerUID = w.shownUID(schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind), owner.Namespace, owner.Name)
+	if w.ownerUID != "" || w.dryRun && !w.expected && w.produced.CreateIfAbsent {
+		return nil
+	}
+	return w.readOwner(ctx)
+}
+
+// readOwner asks the API server for the owner, which may be missing before a dry run.
+func (w *secretWriter) readOwner(ctx context.Context) (err error) {
+	w.ownerUID, err = w.readUID(ctx, w.produced.Owner)
+	if w.dryRun && fault.KindOf(err) == fault.NotFound {
+		return nil
+	}
+	return err
+}
+
+// once looks at the Secret, decides and writes. It returns the version that is there afterwards. A Secret that seems to be
+// new is not read first: whatever else than success the API server answers to its creation, also that a quota is
+// exhausted, may be for one that is there.
+func (w *secretWriter) once(ctx context.Context) (manifest.Action, string, error) {
+	if w.expected || !w.produced.CreateIfAbsent {
+		return w.settle(ctx, nil)
+	}
+	action, version, err := w.create(ctx)
+	if err == nil {
+		return action, version, nil
+	}
+	w.expected = true
+	return w.settle(ctx, err)
+}
+
+// settle reads the Secret and makes it what it is to be. refused is the answer to a creation that was tried without reading,
+// and stands if there is no Secret.
+func (w *secretWriter) settle(ctx context.Context, refused error) (manifest.Action, string, error) {
+	to := w.place()
 	ans, err := w.self.get(ctx, to)
 	switch {
+	case apierrors.IsNotFound(err) && refused != nil:
+		return "", "", refused
 	case apierrors.IsNotFound(err):
-		return w.create(ctx, to)
+		return w.create(ctx)
 	case err != nil:
 		return "", "", err
 	}
@@ -144,7 +177,12 @@ func (w secretWriter) once(ctx context.Context) (manifest.Action, string, error)
 	if err != nil {
 		return "", "", err
 	}
-	next, action, err := merge(w.stage, p, w.ownerUID, live)
+	if refused != nil && w.ownerUID == "" {
+		if err := w.readOwner(ctx); err != nil {
+			return "", "", err
+		}
+	}
+	next, action, err := merge(w.stage, w.produced, w.ownerUID, live)
 	if err != nil {
 		return "", "", err
 	}
@@ -155,13 +193,17 @@ func (w secretWriter) once(ctx context.Context) (manifest.Action, string, error)
 	if err != nil {
 		return "", "", err
 	}
-	if ans, err = w.self.update(ctx, to, body, p.FieldManager, w.dryRun); err != nil {
+	if ans, err = w.self.update(ctx, to, body, w.produced.FieldManager, w.dryRun); err != nil {
 		return "", "", err
 	}
 	return action, text(ans.body, "metadata", "resourceVersion"), nil
 }
 
-func (w secretWriter) create(ctx context.Context, to place) (manifest.Action, string, error) {
+func (w *secretWriter) place() place {
+	return place{kind: secretKind(), namespace: w.produced.Secret.Namespace(), name: w.produced.Secret.Name()}
+}
+
+func (w *secretWriter) create(ctx context.Context) (manifest.Action, string, error) {
 	p := w.produced
 	if !p.CreateIfAbsent {
 		return manifest.Skipped, "", nil
@@ -179,6 +221,7 @@ func (w secretWriter) create(ctx context.Context, to place) (manifest.Action, st
 	if err != nil {
 		return "", "", err
 	}
+	to := w.place()
 	to.name = ""
 	ans, err := w.self.create(ctx, to, body, p.FieldManager, w.dryRun)
 	if w.dryRun && apierrors.IsNotFound(err) {

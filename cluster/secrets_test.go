@@ -2,14 +2,19 @@ package cluster
 
 import (
 	"encoding/json"
+	"io"
 	"maps"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/internal/testkit"
@@ -260,5 +265,118 @@ func TestClaim(t *testing.T) {
 				t.Errorf("got %+v, want %+v", got, tc.want)
 			}
 		})
+	}
+}
+
+// A new Secret is dry-run and made: that nobody has it is what the answer says, and its owner was just applied.
+func TestNewSecretCostsADryRunAndAWrite(t *testing.T) {
+	w := newWorld(t)
+	p := w.producer("s", map[string]string{"k": "v"})
+	p.Owner.Name = "applied"
+	collection := "POST /api/v1/namespaces/" + w.ns + "/secrets "
+	w.rec.take()
+	if c, err := w.client.WriteSecret(t.Context(), p, true); err != nil || c.Action != manifest.Created {
+		t.Fatalf("dry-run: %v %v", c, err)
+	}
+	if diff := cmp.Diff([]string{collection + "All"}, w.rec.take()); diff != "" {
+		t.Errorf("the dry-run: %s", diff)
+	}
+	w.run(w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied}\n"))
+	w.rec.take()
+	if a := w.writeSecret(p); a != manifest.Created {
+		t.Errorf("%s", a)
+	}
+	if diff := cmp.Diff([]string{collection}, w.rec.take()); diff != "" {
+		t.Errorf("the write: %s", diff)
+	}
+	if s := w.secret("s"); len(s.OwnerReferences) != 1 {
+		t.Errorf("owners %v", s.OwnerReferences)
+	}
+}
+
+// The commit and the controller of the kind come to a new Secret at the same moment.
+func TestSecretIsMadeByOneOfMany(t *testing.T) {
+	w := newWorld(t)
+	p := w.producer("s", map[string]string{"k": "v"})
+	w.rec.take()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if _, err := w.client.WriteSecret(t.Context(), p, false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	made := 0
+	for _, seen := range w.rec.take() {
+		if strings.HasPrefix(seen, "POST ") {
+			made++
+		}
+	}
+	if made != 1 {
+		t.Errorf("made %d times", made)
+	}
+}
+
+// A Secret that no watch shows may be there all the same: whatever its creation is refused with, it is read, and whoever
+// has it keeps it.
+func TestSecretThatNobodyShowsIsRead(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.kube.CoreV1().Secrets(w.ns).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, StringData: map[string]string{"k": "theirs"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	p := w.producer("s", map[string]string{"k": "v"})
+	for _, dryRun := range []bool{true, false} {
+		_, err := w.client.WriteSecret(t.Context(), p, dryRun)
+		kindOf(t, err, fault.Conflict)
+	}
+	if data(w.secret("s"))["k"] != "theirs" {
+		t.Error("it was written")
+	}
+	ours := w.producer("ours", map[string]string{"k": "v"})
+	w.writeSecret(ours)
+	config := rest.CopyConfig(testkit.Cluster(t).Config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(req *http.Request) (*http.Response, error) {
+			if req.Method != http.MethodPost {
+				return next.RoundTrip(req)
+			}
+			body := `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"exceeded quota","reason":"Forbidden","code":403}`
+			return &http.Response{StatusCode: http.StatusForbidden, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), Request: req}, nil
+		})
+	})
+	full := w.open(config, plaintext.NewKey([]byte("key of the test")))
+	if c, err := full.WriteSecret(t.Context(), ours, true); err != nil || c.Action != manifest.Unchanged {
+		t.Errorf("with a quota that is exhausted: %v %v", c, err)
+	}
+	_, err := full.WriteSecret(t.Context(), w.producer("new", map[string]string{"k": "v"}), true)
+	kindOf(t, err, fault.Denied)
+}
+
+// An account that a commit brings is asked for of the view alone; any other one of the API server, unless the view shows it.
+func TestUIDOfWhatIsAppliedIsKnown(t *testing.T) {
+	w := newWorld(t)
+	account := schema.GroupVersionKind{Version: "v1", Kind: "ServiceAccount"}
+	w.rec.take()
+	_, err := w.client.UID(t.Context(), account, w.ns, "reader", true)
+	kindOf(t, err, fault.NotFound)
+	if seen := w.rec.take(); len(seen) != 0 {
+		t.Errorf("asked %v", seen)
+	}
+	_, err = w.client.UID(t.Context(), account, w.ns, "reader", false)
+	kindOf(t, err, fault.NotFound)
+	if seen := w.rec.take(); len(seen) != 1 {
+		t.Errorf("asked %v", seen)
+	}
+	w.run(w.objects("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: reader}\n"))
+	w.rec.take()
+	for _, upcoming := range []bool{true, false} {
+		if uid, err := w.client.UID(t.Context(), account, w.ns, "reader", upcoming); err != nil || uid == "" {
+			t.Errorf("%q %v", uid, err)
+		}
+	}
+	if seen := w.rec.take(); len(seen) != 0 {
+		t.Errorf("asked %v", seen)
 	}
 }
