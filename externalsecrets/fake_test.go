@@ -97,6 +97,14 @@ func (o *objects) Get(_ context.Context, gvk schema.GroupVersionKind, namespace,
 	return manifest.Object{}, fault.New("", fault.NotFound, fault.Ref{}, "absent")
 }
 
+func (o *objects) UID(ctx context.Context, gvk schema.GroupVersionKind, namespace, name string, _ bool) (string, error) {
+	obj, err := o.Get(ctx, gvk, namespace, name)
+	if err != nil {
+		return "", err
+	}
+	return uid(obj), nil
+}
+
 func (o *objects) ServiceAccountToken(_ context.Context, namespace, name string, _ []string) (plaintext.Value, error) {
 	return plaintext.FromString("jwt-" + namespace + "-" + name), nil
 }

@@ -56,17 +56,40 @@ func (f finder) get(ctx context.Context, gvk schema.GroupVersionKind, namespace,
 func (f finder) live(ctx context.Context, gvk schema.GroupVersionKind, namespace, name string) (manifest.Object, error) {
 	ref := fault.Ref{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind, Namespace: namespace, Name: name}
 	if f.lookup == nil {
-		return manifest.Object{}, fault.New(fault.StageOpen, fault.NotFound, ref, "it does not exist in the set").Fix("add it")
+		return manifest.Object{}, absent(ref)
 	}
 	obj, err := f.lookup.Get(ctx, gvk, namespace, name)
-	if err == nil {
-		return obj, nil
+	if err != nil {
+		return manifest.Object{}, unread(ref, err)
 	}
-	if fault.KindOf(err) == fault.NotFound {
-		return manifest.Object{}, fault.New(fault.StageOpen, fault.NotFound, ref, "it does not exist").Fix("create it, or add it to the same commit")
+	return obj, nil
+}
+
+// uid returns the uid of an object as the cluster has it.
+func (f finder) uid(ctx context.Context, gvk schema.GroupVersionKind, namespace, name string, upcoming bool) (string, error) {
+	ref := fault.Ref{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind, Namespace: namespace, Name: name}
+	if f.lookup == nil {
+		return "", absent(ref)
 	}
-	if kind := fault.KindOf(err); kind == fault.Denied {
-		return manifest.Object{}, fault.New(fault.StageOpen, kind, ref, "it may not be read").Fix("give the controller the right to read it")
+	uid, err := f.lookup.UID(ctx, gvk, namespace, name, upcoming)
+	if err != nil {
+		return "", unread(ref, err)
 	}
-	return manifest.Object{}, fault.New(fault.StageOpen, fault.Transient, ref, "it cannot be read now").Fix("see whether the API server is healthy; it is tried again")
+	return uid, nil
+}
+
+func absent(ref fault.Ref) error {
+	return fault.New(fault.StageOpen, fault.NotFound, ref, "it does not exist in the set").Fix("add it")
+}
+
+// unread says why an object of the cluster is not known.
+func unread(ref fault.Ref, err error) error {
+	switch kind := fault.KindOf(err); kind {
+	case fault.NotFound:
+		return fault.New(fault.StageOpen, kind, ref, "it does not exist").Fix("create it, or add it to the same commit")
+	case fault.Denied:
+		return fault.New(fault.StageOpen, kind, ref, "it may not be read").Fix("give the controller the right to read it")
+	default:
+		return fault.New(fault.StageOpen, fault.Transient, ref, "it cannot be read now").Fix("see whether the API server is healthy; it is tried again")
+	}
 }

@@ -28,6 +28,9 @@ import (
 // fault.Error of kind NotFound.
 type Lookup interface {
 	Get(ctx context.Context, gvk schema.GroupVersionKind, namespace, name string) (manifest.Object, error)
+	// UID returns the uid of one object. upcoming says that a commit is about to apply it: what was not applied before may
+	// then be told to be absent without asking the API server.
+	UID(ctx context.Context, gvk schema.GroupVersionKind, namespace, name string, upcoming bool) (string, error)
 }
 
 // Tokens makes short-lived tokens of ServiceAccounts. No audiences means those of the API server.

@@ -44,7 +44,15 @@ type Use struct {
 	Namespace string // of the ExternalSecret
 
 	find   finder
+	fresh  bool // the store comes with the commit
 	tokens Tokens
+}
+
+// account returns the uid of a ServiceAccount of the cluster. One that comes with the commit, as its store does, is a
+// prerequisite: it is applied before it is used.
+func (u Use) account(ctx context.Context, namespace, name string) (string, error) {
+	upcoming := u.fresh && in(u.find.set, gvkAccount, namespace, name) >= 0
+	return u.find.uid(ctx, gvkAccount, namespace, name, upcoming)
 }
 
 func (u Use) fail(kind fault.Kind, path, remedy, format string, args ...any) error {

@@ -59,11 +59,11 @@ func (w *work) open(ctx context.Context, s *store, ref v1.StoreRef) error {
 	default:
 		return w.fail(fault.Invalid, "", "use SecretStore or ClusterSecretStore", "the kind of store %q is not served", ref.Kind)
 	}
-	obj, _, err := w.find.get(ctx, gvk, namespace, ref.Name)
+	obj, fresh, err := w.find.get(ctx, gvk, namespace, ref.Name)
 	if err != nil {
 		return err
 	}
-	if err := w.load(s, obj); err != nil {
+	if err := w.load(s, obj, fresh); err != nil {
 		return err
 	}
 	if ref.Kind == kindClusterStore {
@@ -72,8 +72,8 @@ func (w *work) open(ctx context.Context, s *store, ref v1.StoreRef) error {
 	return nil
 }
 
-// load reads the spec of a store and picks its provider.
-func (w *work) load(s *store, obj manifest.Object) error {
+// load reads the spec of a store and picks its provider. fresh says that the store comes with the commit.
+func (w *work) load(s *store, obj manifest.Object, fresh bool) error {
 	s.ref = obj.Ref()
 	provider, err := w.providerOf(obj)
 	if err != nil {
@@ -83,7 +83,7 @@ func (w *work) load(s *store, obj manifest.Object) error {
 		return err
 	}
 	s.conn, err = provider.Connect(s.spec, Use{
-		Store: s.ref, Cluster: obj.Kind() == kindClusterStore, Namespace: w.obj.Namespace(), find: w.find, tokens: w.Tokens,
+		Store: s.ref, Cluster: obj.Kind() == kindClusterStore, Namespace: w.obj.Namespace(), find: w.find, fresh: fresh, tokens: w.Tokens,
 	})
 	return err
 }
@@ -187,7 +187,7 @@ func (o *Opener) Verify(ctx context.Context, grant tenants.Grant, obj manifest.O
 		return false, ErrForeignClass
 	}
 	s := &store{answers: map[string]result{}}
-	if err := w.load(s, obj); err != nil {
+	if err := w.load(s, obj, false); err != nil {
 		return false, err
 	}
 	if s.conn.Referent() {

@@ -338,7 +338,7 @@ func (c *vaultConnection) kubernetes(ctx context.Context, k v1.VaultKubernetesAu
 		return err
 	}
 	// Of the cluster, not of the set: the identity is the account that exists.
-	account, err := c.use.find.live(ctx, gvkAccount, namespace, ref.Name)
+	account, err := c.use.account(ctx, namespace, ref.Name)
 	if err != nil {
 		return err
 	}
@@ -346,7 +346,7 @@ func (c *vaultConnection) kubernetes(ctx context.Context, k v1.VaultKubernetesAu
 		return c.use.fail(fault.Transient, authField+".kubernetes.serviceAccountRef", "run with a cluster", "no tokens of service accounts can be made here")
 	}
 	// Not the version: a label on the account is no reason to log in again.
-	c.as.Identity = strings.Join([]string{"ServiceAccount", namespace, ref.Name, uid(account), strings.Join(ref.Audiences, ",")}, "/")
+	c.as.Identity = strings.Join([]string{"ServiceAccount", namespace, ref.Name, account, strings.Join(ref.Audiences, ",")}, "/")
 	tokens := c.use.tokens
 	c.as.Secret = func(ctx context.Context) (plaintext.Value, error) {
 		v, err := tokens.ServiceAccountToken(ctx, namespace, ref.Name, ref.Audiences)
