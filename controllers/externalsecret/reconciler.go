@@ -200,8 +200,7 @@ func objectOf(live *unstructured.Unstructured) (manifest.Object, error) {
 
 // intact reports whether the Secret is as it was left. The version that the watch shows spares the read.
 func (r *Reconciler) intact(ctx context.Context, name types.NamespacedName, obj manifest.Object, spec v1.ExternalSecretSpec) (bool, error) {
-	m := &metav1.PartialObjectMetadata{}
-	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	m := watchedSecret()
 	err := r.reader.Get(ctx, types.NamespacedName{Namespace: name.Namespace, Name: externalsecrets.TargetName(name.Name, spec)}, m)
 	if err == nil && m.ResourceVersion != "" && r.found(ctx, name) == m.ResourceVersion {
 		return true, nil
@@ -266,6 +265,13 @@ func (r *Reconciler) forget(name types.NamespacedName) {
 	if r.memory != nil {
 		r.memory.Note(name.Namespace, name.Name, "")
 	}
+}
+
+// watchedSecret is what the watch of Secrets shows of one.
+func watchedSecret() *metav1.PartialObjectMetadata {
+	m := &metav1.PartialObjectMetadata{}
+	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	return m
 }
 
 func newObject(kind string) *unstructured.Unstructured {

@@ -44,6 +44,7 @@ type stub struct {
 	action    manifest.Action
 	verified  bool
 	verify    error
+	logins    int
 }
 
 func (s *stub) Refresh(_ context.Context, _ tenants.Grant, obj manifest.Object, maxAge time.Duration) (manifest.Produced, error) {
@@ -61,6 +62,7 @@ func (s *stub) Intact(context.Context, manifest.Object) (bool, error) {
 }
 
 func (s *stub) Verify(context.Context, tenants.Grant, manifest.Object) (bool, error) {
+	s.logins++
 	return s.verified, s.verify
 }
 

@@ -41,6 +41,7 @@ func (s *storeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 	live := newObject(s.kind)
 	if err := s.reader.Get(ctx, req.NamespacedName, live); err != nil {
 		if apierrors.IsNotFound(err) {
+			s.noteLogin(req.Namespace, req.Name, "", false)
 			return ctrl.Result{}, nil
 		}
 		return ctrl.Result{}, fmt.Errorf("reading the %s %s: %w", s.kind, req.NamespacedName, err)
@@ -52,6 +53,10 @@ func (s *storeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 	if err != nil {
 		return ctrl.Result{}, s.reportStore(ctx, live, false, err)
 	}
+	with := s.loginWith(ctx, live, obj)
+	if left := s.sparesLogin(ctx, live, with); left > 0 {
+		return ctrl.Result{RequeueAfter: left}, nil
+	}
 	checked, failure := s.opener.Verify(ctx, s.grants(live.GetNamespace()), obj)
 	if errors.Is(failure, externalsecrets.ErrForeignClass) {
 		return ctrl.Result{}, nil
@@ -59,6 +64,7 @@ func (s *storeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 	if err := s.reportStore(ctx, live, checked, failure); err != nil {
 		return ctrl.Result{}, err
 	}
+	s.noteLogin(live.GetNamespace(), live.GetName(), with, checked && failure == nil)
 	if failure != nil && fault.KindOf(failure) == fault.Invalid {
 		return ctrl.Result{}, nil // until it changes
 	}
