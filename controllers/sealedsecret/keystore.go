@@ -2,17 +2,14 @@ package sealedsecret
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-	toolscache "k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"sealock.dev/sealock/api/sealing/v1alpha1"
@@ -53,6 +50,11 @@ type KeyStore struct {
 
 	nudges chan struct{}
 	made   time.Time // when this process made a key
+
+	mu     sync.Mutex
+	loaded map[string]string // versions of the key Secrets that were read last, by name; nil: they are to be read
+	shown  map[string]string // those that the watch shows
+	synced bool              // the watch shows all of them
 }
 
 const defaultPrefix = "sealed-secrets-key"
@@ -79,6 +81,7 @@ func (s *KeyStore) SetupWithManager(mgr ctrl.Manager) error {
 func (s *KeyStore) prepare() {
 	if s.nudges == nil {
 		s.nudges = make(chan struct{}, 1)
+		s.shown = map[string]string{}
 	}
 	if s.Prefix == "" {
 		s.Prefix = defaultPrefix
@@ -110,6 +113,7 @@ func (s *KeyStore) Start(ctx context.Context) error {
 		case <-elected:
 			leads, elected = true, nil
 		case <-s.nudges:
+			s.outdate()
 		case <-renew.C:
 		}
 	}
@@ -120,7 +124,7 @@ func (s *KeyStore) untilDone(ctx context.Context, leads bool) {
 	log := ctrl.LoggerFrom(ctx).WithName("keystore")
 	backoff := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8, Cap: time.Minute}
 	_ = backoff.DelayFunc().Until(ctx, true, false, func(ctx context.Context) (bool, error) {
-		err := s.Sync(ctx, leads)
+		err := s.catchUp(ctx, leads)
 		if err == nil {
 			return true, nil
 		}
@@ -139,7 +143,23 @@ func (s *KeyStore) Sync(ctx context.Context, leads bool) error {
 	if !leads {
 		return nil
 	}
-	if due, ok := s.renewal(); s.Ring.Newest() == nil || ok && due <= 0 {
+	return s.lead(ctx)
+}
+
+// catchUp is Sync, but that keys which are as they were read are not read again.
+func (s *KeyStore) catchUp(ctx context.Context, leads bool) error {
+	switch {
+	case !s.known(), leads && s.lacks(): // another leader may have made a key that the watch does not show yet
+		return s.Sync(ctx, leads)
+	case leads:
+		return s.lead(ctx)
+	}
+	return nil
+}
+
+// lead makes what is missing.
+func (s *KeyStore) lead(ctx context.Context) error {
+	if s.lacks() {
 		if err := s.generate(ctx); err != nil {
 			return err
 		}
@@ -154,6 +174,13 @@ func (s *KeyStore) Sync(ctx context.Context, leads bool) error {
 // renewal returns how long the newest key is still to be used for sealing. Its certificate tells since when that is, but
 // where it begins in the future: it was made by a clock that was wrong then, and without the API server's word nothing would
 // be renewed until that time has come. No process makes more than one in a period, whatever the two say.
+// lacks reports whether there is no key to seal with, or only one that is too old.
+func (s *KeyStore) lacks() bool {
+	due, ok := s.renewal()
+	return s.Ring.Newest() == nil || ok && due <= 0
+}
+
+// renewal returns how long the newest key is still to be used for sealing.
 func (s *KeyStore) renewal() (time.Duration, bool) {
 	newest := s.Ring.Newest()
 	if s.RenewAfter <= 0 || newest == nil {
@@ -180,11 +207,16 @@ func (s *KeyStore) load(ctx context.Context) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return s.fault("reading the key Secret "+s.Prefix, err)
 	}
+	loaded := map[string]string{}
+	if err == nil {
+		loaded[legacy.Name] = legacy.ResourceVersion
+	}
 	if err == nil && legacy.Labels[v1alpha1.KeyLabel] == "" {
 		list.Items = append(list.Items, *legacy)
 	}
 	secrets := make([]sealing.KeySecret, 0, len(list.Items))
 	for i := range list.Items {
+		loaded[list.Items[i].Name] = list.Items[i].ResourceVersion
 		if k := &list.Items[i]; k.Namespace == s.Namespace && sealing.IsKeySecret(k.Name, k.Labels, s.Prefix) {
 			secrets = append(secrets, sealing.KeySecret{
 				Namespace: k.Namespace, Name: k.Name, Created: k.CreationTimestamp.Time,
@@ -193,6 +225,9 @@ func (s *KeyStore) load(ctx context.Context) error {
 		}
 	}
 	changed, problems := s.Ring.Load(secrets)
+	s.mu.Lock()
+	s.loaded = loaded
+	s.mu.Unlock()
 	log := ctrl.LoggerFrom(ctx).WithName("keystore")
 	for _, p := range fault.All(problems) {
 		log.Error(p, "a key Secret is not usable")
@@ -272,58 +307,4 @@ func (s *KeyStore) fault(doing string, err error) error {
 		return f.Fix("create namespace %s", s.Namespace)
 	}
 	return f
-}
-
-// nudge has the keys loaded again.
-func (s *KeyStore) nudge() {
-	select {
-	case s.nudges <- struct{}{}:
-	default: // one is waiting already
-	}
-}
-
-// concerns reports whether an event of the Secret may change the ring.
-func (s *KeyStore) concerns(o client.Object) bool {
-	_, labelled := o.GetLabels()[v1alpha1.KeyLabel]
-	return o.GetNamespace() == s.Namespace && (labelled || o.GetName() == s.Prefix)
-}
-
-// keyWatch tells the store of changes, by the metadata watch of Secrets that the controller has anyway.
-type keyWatch struct {
-	store     *KeyStore
-	informers cache.Informers
-}
-
-// NeedLeaderElection says that every replica runs it.
-func (w *keyWatch) NeedLeaderElection() bool { return false }
-
-// Start adds the handler, and returns when ctx is done.
-func (w *keyWatch) Start(ctx context.Context) error {
-	m := &metav1.PartialObjectMetadata{}
-	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
-	informer, err := w.informers.GetInformer(ctx, m)
-	if err != nil {
-		return errors.Join(errors.New("watching key Secrets"), err)
-	}
-	see := func(obj any) {
-		if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
-			obj = gone.Obj
-		}
-		if o, ok := obj.(client.Object); ok && w.store.concerns(o) {
-			w.store.nudge()
-		}
-	}
-	handle, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    see,
-		DeleteFunc: see,
-		UpdateFunc: func(before, after any) {
-			see(before) // a label that was taken away
-			see(after)
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("watching key Secrets: %w", err)
-	}
-	<-ctx.Done()
-	return informer.RemoveEventHandler(handle)
 }
