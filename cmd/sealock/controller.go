@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -62,6 +63,7 @@ type parts struct {
 	durations    durations
 	commits      *kustomization.Reconciler
 	unseal       *sealedsecret.Reconciler
+	judges       *policy.Reconciler
 }
 
 // run is THE LIST of everything that runs in one process.
@@ -76,7 +78,7 @@ func (p *parts) run(ctx context.Context) error {
 	}{
 		{"events", p.addEvents},                    // posted as well, to --events-addr
 		{"tenants", p.addTenants},                  // the index that every grant comes from
-		{"policies", p.addPolicies},                // compiled before anything is judged
+		{"policies", p.addPolicies},                // that everything is judged by
 		{"sources", p.addSources},                  // GitRepository
 		{"commits", p.addCommits},                  // Kustomization
 		{"sealed secrets", p.addSealedSecrets},     // SealedSecret, key ring
@@ -91,12 +93,54 @@ func (p *parts) run(ctx context.Context) error {
 			return fmt.Errorf("adding the %s: %w", part.name, err)
 		}
 	}
+	end := p.fillCache(ctx)
+	defer end()
+	if err := p.learn(ctx); err != nil {
+		return err
+	}
 	p.log.Info("running")
 	if err := p.mgr.Start(ctx); err != nil {
 		return fmt.Errorf("the controller stopped: %w", err)
 	}
 	p.log.Info("stopped")
 	return nil
+}
+
+// fillCache starts the cache, which outlives what the manager runs.
+func (p *parts) fillCache(ctx context.Context) (end func()) {
+	early, ok := p.mgr.GetCache().(earlyCache)
+	if !ok {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := early.begin(ctx); err != nil {
+			p.log.Error(err, "filling the cache")
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// learnTime is how long the API server may take to list tenants and policies at a start.
+const learnTime = time.Minute
+
+// learn reads tenants and policies before anything runs: an index without tenants would let everybody through every
+// fence, and policies are compiled before anything is judged. It takes them from the watches that keep them.
+func (p *parts) learn(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, learnTime)
+	defer cancel()
+	if !p.mgr.GetCache().WaitForCacheSync(ctx) {
+		return errors.New("the API server did not list what is to be watched in time; the log says what it answered")
+	}
+	if _, err := p.registry.Reload(ctx, p.mgr.GetCache()); err != nil {
+		return err
+	}
+	return p.judges.Load(ctx, p.mgr.GetCache())
 }
 
 // elsewhere are the parts that a shard leaves to the instance which runs everything. It keeps what a commit needs: tenants,
@@ -162,11 +206,7 @@ func (s serviceAccountTokens) ServiceAccountToken(ctx context.Context, namespace
 	return s.Token(ctx, namespace, name, audiences)
 }
 
-// addTenants also reads the tenants once, at once: an index without them would let everybody through every fence.
-func (p *parts) addTenants(ctx context.Context) error {
-	if _, err := p.registry.Reload(ctx, p.mgr.GetAPIReader()); err != nil {
-		return err
-	}
+func (p *parts) addTenants(context.Context) error {
 	r := &tenant.Reconciler{
 		Client: p.mgr.GetClient(), Registry: p.registry, Changed: p.reconsiderAll,
 		Events: p.mgr.GetEventRecorderFor("sealock"), //nolint:staticcheck // core events are what kubectl and flux read
@@ -174,15 +214,12 @@ func (p *parts) addTenants(ctx context.Context) error {
 	return r.SetupWithManager(p.mgr)
 }
 
-func (p *parts) addPolicies(ctx context.Context) error {
-	r := &policy.Reconciler{
+func (p *parts) addPolicies(context.Context) error {
+	p.judges = &policy.Reconciler{
 		Client: p.mgr.GetClient(), Engine: p.policies, Changed: p.reconsiderAll,
 		Events: p.mgr.GetEventRecorderFor("sealock"), //nolint:staticcheck // as above
 	}
-	if err := r.Load(ctx, p.mgr.GetAPIReader()); err != nil {
-		return err
-	}
-	return r.SetupWithManager(p.mgr)
+	return p.judges.SetupWithManager(p.mgr)
 }
 
 // reconsiderAll has everything looked at again that a change of tenants or policies may have allowed or forbidden.
@@ -349,6 +386,7 @@ func (p *parts) addSealedSecrets(context.Context) error {
 }
 
 func (p *parts) addExternalSecrets(ctx context.Context) error {
+	p.external.Lookup = externalsecret.Lookup{Lookup: p.cluster, Cache: p.mgr.GetCache()}
 	return externalsecret.New(externalsecret.Options{
 		Client: p.mgr.GetClient(), Opener: p.external, Writer: p.cluster, Grants: p.grantFor,
 		Events: p.mgr.GetEventRecorderFor("external-secrets"), //nolint:staticcheck // as above

@@ -63,6 +63,7 @@ func newManager(cfg *rest.Config, o controllerOptions, settings tenants.Settings
 	recoverPanic := true
 	return ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                        scheme,
+		NewCache:                      newEarlyCache,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddr},
 		HealthProbeBindAddress:        o.healthAddr,
 		PprofBindAddress:              o.pprofAddr,
@@ -82,6 +83,24 @@ func newManager(cfg *rest.Config, o controllerOptions, settings tenants.Settings
 		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}}, Unstructured: true}},
 	})
 }
+
+// earlyCache is started before the manager, which finds it running: tenants and policies are read from it before anything
+// else runs.
+type earlyCache struct{ cache.Cache }
+
+func newEarlyCache(cfg *rest.Config, options cache.Options) (cache.Cache, error) {
+	c, err := cache.New(cfg, options)
+	return earlyCache{c}, err
+}
+
+// Start waits for the end. It is the manager's; begin is ours.
+func (c earlyCache) Start(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// begin fills the cache until ctx is done.
+func (c earlyCache) begin(ctx context.Context) error { return c.Cache.Start(ctx) }
 
 // watched limits the cache to the Kustomizations and GitRepositories that this instance serves.
 func (o controllerOptions) watched(scheme *runtime.Scheme, settings tenants.Settings) (map[client.Object]cache.ByObject, error) {

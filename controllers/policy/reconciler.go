@@ -33,7 +33,7 @@ type Reconciler struct {
 }
 
 // Load puts the policies in force before anything runs: what was judged under them before a restart need not be judged
-// again. reader reads past the cache, which is not filled yet.
+// again.
 func (r *Reconciler) Load(ctx context.Context, reader client.Reader) error {
 	list := &v1alpha1.PolicyList{}
 	if err := reader.List(ctx, list); err != nil {
