@@ -3,6 +3,7 @@ package harness
 import (
 	"bytes"
 	"encoding/json"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,8 @@ import (
 type Request struct {
 	Verb, User, Resource, Subresource, Namespace, Name string
 	DryRun                                             bool
+	Lists                                              bool   // also as a watch that begins with what is there
+	Selector                                           string // of labels
 	Code                                               int
 }
 
@@ -34,12 +37,17 @@ func (w *World) Audit() (Audit, error) {
 			ObjectRef               struct{ Resource, Subresource, Namespace, Name string }
 			ResponseStatus          struct{ Code int }
 		}
-		if json.Unmarshal(line, &e) != nil || e.Stage != "ResponseComplete" {
+		if json.Unmarshal(line, &e) != nil || e.Stage != stageOf(e.Verb) {
 			continue
+		}
+		uri, err := url.Parse(e.RequestURI)
+		if err != nil {
+			return nil, err
 		}
 		r := Request{
 			Verb: e.Verb, User: e.User.Username, Resource: e.ObjectRef.Resource, Subresource: e.ObjectRef.Subresource,
 			Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name, DryRun: strings.Contains(e.RequestURI, "dryRun="), Code: e.ResponseStatus.Code,
+			Lists: e.Verb == "list" || e.Verb == "watch" && uri.Query().Get("sendInitialEvents") == "true", Selector: uri.Query().Get("labelSelector"),
 		}
 		if e.ImpersonatedUser != nil {
 			r.User = e.ImpersonatedUser.Username
@@ -47,6 +55,14 @@ func (w *World) Audit() (Audit, error) {
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// stageOf is the line that counts: a watch counts when it begins.
+func stageOf(verb string) string {
+	if verb == "watch" {
+		return "ResponseStarted"
+	}
+	return "ResponseComplete"
 }
 
 // Index returns the position of the first successful write with one of the verbs ("create|patch"), -1 when there is none.
