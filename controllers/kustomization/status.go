@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -35,13 +36,13 @@ const (
 
 // patchStatus changes the status with fn, echoes a reconcile request, and writes only if anything changed.
 func (r *Reconciler) patchStatus(ctx context.Context, ks *kustomizev1.Kustomization, fn func(*kustomizev1.KustomizationStatus)) error {
-	before := ks.DeepCopy()
+	before := ks.Status.DeepCopy()
 	if v := ks.Annotations[requestedAt]; v != "" {
 		ks.Status.LastHandledReconcileAt = v
 	}
 	fn(&ks.Status)
 	order(ks.Status.Conditions)
-	if reflect.DeepEqual(before.Status, ks.Status) {
+	if reflect.DeepEqual(*before, ks.Status) {
 		return nil
 	}
 	if err := r.sendStatus(ctx, before, ks); err != nil {
@@ -53,23 +54,35 @@ func (r *Reconciler) patchStatus(ctx context.Context, ks *kustomizev1.Kustomizat
 
 // sendStatus patches the status if it is still the one that it was made from: a leader that was deposed must not put its
 // inventory over that of its successor (ADR 10). What people change meanwhile is spec and metadata, and no obstacle.
-func (r *Reconciler) sendStatus(ctx context.Context, before, ks *kustomizev1.Kustomization) error {
-	wanted := ks.Status
+func (r *Reconciler) sendStatus(ctx context.Context, before *kustomizev1.KustomizationStatus, ks *kustomizev1.Kustomization) error {
+	wanted, uid, version := ks.Status, ks.UID, ks.ResourceVersion
 	for {
-		ks.Status = wanted
-		err := r.Client.Status().Patch(ctx, ks, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(statusOwner))
-		if !apierrors.IsConflict(err) {
+		patch, err := statusPatch(version, before, &wanted)
+		if err != nil {
+			return err
+		}
+		if err = r.Client.Status().Patch(ctx, ks, patch, client.FieldOwner(statusOwner)); !apierrors.IsConflict(err) {
 			return err
 		}
 		now := &kustomizev1.Kustomization{}
 		if read := r.APIReader.Get(ctx, client.ObjectKeyFromObject(ks), now); read != nil {
 			return read
 		}
-		if now.UID != before.UID || now.ResourceVersion == before.ResourceVersion || !equality.Semantic.DeepEqual(now.Status, before.Status) {
+		if now.UID != uid || now.ResourceVersion == version || !equality.Semantic.DeepEqual(now.Status, *before) {
 			return err
 		}
-		before.ResourceVersion = now.ResourceVersion
+		version = now.ResourceVersion
 	}
+}
+
+// statusPatch is the merge patch between two statuses of an object at a version. The rest is not encoded for it: that of a
+// request for which nothing changed would cost more than everything else that the request does.
+func statusPatch(version string, before, after *kustomizev1.KustomizationStatus) (client.Patch, error) {
+	at := func(s *kustomizev1.KustomizationStatus) *kustomizev1.Kustomization {
+		return &kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{ResourceVersion: version}, Status: *s}
+	}
+	data, err := client.MergeFromWithOptions(at(before), client.MergeFromWithOptimisticLock{}).Data(at(after))
+	return client.RawPatch(types.MergePatchType, data), err
 }
 
 // order puts the conditions in the order that Flux's clients print.

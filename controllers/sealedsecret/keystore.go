@@ -171,16 +171,15 @@ func (s *KeyStore) lead(ctx context.Context) error {
 	return s.publish(ctx)
 }
 
-// renewal returns how long the newest key is still to be used for sealing. Its certificate tells since when that is, but
-// where it begins in the future: it was made by a clock that was wrong then, and without the API server's word nothing would
-// be renewed until that time has come. No process makes more than one in a period, whatever the two say.
 // lacks reports whether there is no key to seal with, or only one that is too old.
 func (s *KeyStore) lacks() bool {
 	due, ok := s.renewal()
 	return s.Ring.Newest() == nil || ok && due <= 0
 }
 
-// renewal returns how long the newest key is still to be used for sealing.
+// renewal returns how long the newest key is still to be used for sealing. Its certificate tells since when that is, but
+// where it begins in the future: it was made by a clock that was wrong then, and without the API server's word nothing would
+// be renewed until that time has come. No process makes more than one in a period, whatever the two say.
 func (s *KeyStore) renewal() (time.Duration, bool) {
 	newest := s.Ring.Newest()
 	if s.RenewAfter <= 0 || newest == nil {
