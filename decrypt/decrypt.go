@@ -1,7 +1,8 @@
-// Package decrypt opens SOPS files before the build reads them.
+// Package decrypt opens SOPS files before the build reads them, and those that stand in the data of a Secret after it.
 //
 // It exists so that decrypted bytes never reach kustomize, a disk or an error: a file is decrypted in memory, its MAC is
 // verified over the whole file, and every decrypted value is replaced by a token before anything else sees the file.
+// What only the finished Secret shows to be a SOPS file becomes a value of that Secret and was never text.
 // Keys come from the caller only. The package must not read the environment, a home directory or a key agent, start a
 // program, use the network, or pass on the words of a library: those may quote a value.
 //
@@ -55,7 +56,7 @@ func New(opts Options) *Files {
 // is opened when it is read.
 func (f *Files) OpenFiles(ctx context.Context, files fs.FS, tokens *plaintext.Tokens) (fs.FS, error) {
 	s := survey(files, f.opts.Dir, f.opts.Components)
-	v := &view{under: files, files: f, tokens: tokens, uses: s.uses, seen: map[string]result{}}
+	v := &view{under: files, files: f, tokens: tokens, uses: s.uses, keys: s.keys, kept: s.kept, seen: map[string]result{}}
 	errs := []error{s.conflict()}
 	for _, name := range s.order {
 		if err := ctx.Err(); err != nil {

@@ -1,7 +1,9 @@
 package decrypt
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -135,6 +137,15 @@ func encryptFor(t testing.TB, f format, text string, change func(*sops.Metadata)
 		t.Fatal(err)
 	}
 	return out
+}
+
+func compact(t testing.TB, data []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	if err := json.Compact(&out, data); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 func identity(t testing.TB) (Keys, string) {
@@ -279,6 +290,74 @@ func TestGeneratorFilesAreWholeTokens(t *testing.T) {
 	}
 	if info, err := fs.Stat(opened, "kustomization.yaml"); err != nil || info.IsDir() {
 		t.Error("the rest of the tree is gone")
+	}
+}
+
+// The key under which a generator takes a file says in which format it is wanted, whatever the file is called.
+func TestGeneratorFilesHaveTheFormatOfTheirKey(t *testing.T) {
+	keys, r := identity(t)
+	all := func(m *sops.Metadata) { m.EncryptedRegex = "" }
+	docker := encrypt(t, jsonFormat, `{"auths":{"r":"canary"}}`, all, r)
+	files := fstest.MapFS{
+		"kustomization.yaml": {Data: []byte("secretGenerator:\n- name: a\n  files: [.dockerconfigjson, config.json=a.enc.yaml, a.yaml=docker.enc, values.yaml]\nconfigMapGenerator:\n- name: b\n  files: [c.enc.yaml]\n  envs: [c.enc.env]\n")},
+		".dockerconfigjson":  {Data: docker},
+		"docker.enc":         {Data: compact(t, docker)},
+		"a.enc.yaml":         {Data: encrypt(t, yamlFormat, "k: canary\n", all, r)},
+		"values.yaml":        {Data: []byte("sops: {enabled: true}\n")},
+		"c.enc.yaml":         {Data: golden(t, "config.enc.yaml")},
+		"c.enc.env":          {Data: golden(t, "app.enc.env")},
+	}
+	tokens := newTokens()
+	opened, err := New(Options{Keys: keys}).OpenFiles(context.Background(), files, tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		".dockerconfigjson": "{\n\t\"auths\": {\n\t\t\"r\": \"canary\"\n\t}\n}\n", "docker.enc": "auths:\n    r: canary\n", "a.enc.yaml": "{\n\t\"k\": \"canary\"\n}\n",
+	} {
+		data, err := fs.ReadFile(opened, name)
+		if v, _, ok := tokens.Resolve(string(data)); err != nil || !ok || string(v.Reveal()) != want {
+			t.Errorf("%s: got %q, %v", name, v.Reveal(), err)
+		}
+	}
+	// What is no SOPS file, and what a ConfigMap is made of, as Flux leaves it.
+	for _, name := range []string{"values.yaml", "c.enc.yaml", "c.enc.env"} {
+		if data, err := fs.ReadFile(opened, name); err != nil || string(data) != string(files[name].Data) {
+			t.Errorf("%s: got %q, %v", name, data, err)
+		}
+	}
+}
+
+// A line that is lost would be a variable that is lost.
+func TestEnvsThatAreNoLinesAreRefused(t *testing.T) {
+	keys, r := identity(t)
+	files := fstest.MapFS{
+		"kustomization.yaml": {Data: []byte("secretGenerator: [{name: a, envs: [a.env], env: b.env}]\n")},
+		"a.env":              {Data: encrypt(t, yamlFormat, "user: u\npass: canary\n", func(m *sops.Metadata) { m.EncryptedRegex = "" }, r)},
+		"b.env":              {Data: encrypt(t, binaryFormat, "\ufeff# comment\n\nA=canary\n", func(m *sops.Metadata) { m.EncryptedRegex = "" }, r)},
+	}
+	_, err := New(Options{Keys: keys}).OpenFiles(context.Background(), files, newTokens())
+	if len(fault.All(err)) != 1 || !strings.Contains(err.Error(), "a.env: line 1 of the opened file is not KEY=value") {
+		t.Errorf("got %v", err)
+	}
+	silent(t, err)
+}
+
+func TestPostQuantumIdentities(t *testing.T) {
+	id, err := age.GenerateHybridIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := id.Recipient().String()
+	keys := keysOf(t, "# post-quantum\n"+id.String()+"\n")
+	data := encrypt(t, yamlFormat, "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {k: canary}\n", nil, r)
+	mustOpen(t, Options{Keys: keys, Recipients: []string{r}, Tenant: true}, "f.yaml", data, newTokens())
+	other, otherR := identity(t)
+	for _, opts := range []Options{{Keys: other}, {Keys: keys, Recipients: []string{otherR}}} {
+		_, err := open(opts, "f.yaml", data, newTokens())
+		if err == nil || len(err.Error()) > 500 || !strings.Contains(err.Error(), r[:40]) {
+			t.Errorf("an error that nobody can read: %v", err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package decrypt
 import (
 	"bytes"
 	"encoding/json"
+	"path"
 	"strings"
 
 	"github.com/getsops/sops/v3"
@@ -154,17 +155,54 @@ func (w *weaver) token(text []byte, path []string) (any, error) {
 	return w.tokens.Issue(plaintext.New(text)), nil
 }
 
-// whole returns the file as the sops program would print it.
-func (s *sopsFile) whole() ([]byte, error) {
+// formatOfKey is the format that a file is wanted in by the name that it has in a Secret, as Flux takes it.
+func formatOfKey(key string) format {
+	switch ext := strings.ToLower(path.Ext(key)); ext {
+	case ".yaml", ".yml":
+		return yamlFormat
+	case ".json", ".dockerconfigjson":
+		return jsonFormat
+	case ".env":
+		return dotenvFormat
+	case ".ini":
+		return iniFormat
+	}
+	return binaryFormat
+}
+
+// whole returns the file as the sops program would print it in the format. What was not encrypted as bytes cannot be
+// printed so; it keeps the format that it has.
+func (s *sopsFile) whole(to format) ([]byte, error) {
+	if to == binaryFormat && (s.format != jsonFormat || !s.envelope()) {
+		to = s.format
+	}
+	if len(s.tree.Branches) != 1 && to != yamlFormat {
+		return nil, s.fail(fault.Invalid, "the encrypted file has several documents, which only YAML can hold").Fix("use one file for each, or a key that ends in .yaml")
+	}
+	out, err := storeFor(to).EmitPlainFile(s.tree.Branches)
+	if err != nil {
+		return nil, s.fail(fault.Invalid, "the opened file cannot be written in the format that its key asks for").
+			Fix("use a key that ends as the name of the file before it was encrypted")
+	}
+	return out, nil
+}
+
+// envelope reports whether the tree has what sops writes for a file of bytes.
+func (s *sopsFile) envelope() bool {
+	for _, item := range s.tree.Branches[0] {
+		if _, text := item.Value.(string); text && item.Key == "data" {
+			return true
+		}
+	}
+	return false
+}
+
+// retype gives decrypted values the types that the file claims, for a store that writes the file out.
+func (s *sopsFile) retype() {
 	next := 0
 	for i := range s.tree.Branches {
 		s.tree.Branches[i], _ = s.typed(s.tree.Branches[i], &next).(sops.TreeBranch)
 	}
-	out, err := s.store.EmitPlainFile(s.tree.Branches)
-	if err != nil {
-		return nil, s.fail(fault.Invalid, "the opened file cannot be written in its own format").Fix("encrypt it again with sops")
-	}
-	return out, nil
 }
 
 func (s *sopsFile) typed(v any, next *int) any {
@@ -187,11 +225,16 @@ func (s *sopsFile) typed(v any, next *int) any {
 	return v
 }
 
-// lines makes the value of every KEY=value line a token. What is no such line is kept for kustomize to judge, unless
-// it could hold a value: then its content is dropped.
-func lines(whole []byte, tokens *plaintext.Tokens) []byte {
+// lines makes the value of every KEY=value line a token. What is no such line may be part of a value: it is not passed on
+// for kustomize to judge, which would quote it.
+func (s *sopsFile) lines(tokens *plaintext.Tokens) ([]byte, error) {
+	s.retype()
+	whole, err := s.whole(binaryFormat)
+	if err != nil {
+		return nil, err
+	}
 	var out bytes.Buffer
-	for _, line := range strings.Split(string(whole), "\n") {
+	for i, line := range strings.Split(strings.TrimPrefix(string(whole), "\ufeff"), "\n") {
 		line = strings.TrimSuffix(line, "\r")
 		trimmed := strings.TrimSpace(line)
 		if trimmed == "" || trimmed[0] == '#' {
@@ -200,12 +243,12 @@ func lines(whole []byte, tokens *plaintext.Tokens) []byte {
 		}
 		key, value, _ := strings.Cut(strings.TrimLeft(line, " \t"), "=")
 		if !isVariable(key) {
-			out.WriteString("\n") // a key may be part of a value that was meant to be quoted: it is not repeated in an error
-			continue
+			return nil, s.fail(fault.Invalid, "line %d of the opened file is not KEY=value, and the file is used by envs of a generator", i+1).
+				Fix("encrypt a file of such lines, or take it by files")
 		}
 		out.WriteString(key + "=" + tokens.Issue(plaintext.FromString(value)) + "\n")
 	}
-	return out.Bytes()
+	return out.Bytes(), nil
 }
 
 func isVariable(s string) bool {

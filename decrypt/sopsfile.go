@@ -46,60 +46,78 @@ func storeFor(f format) store {
 	return json.NewBinaryStore(&c.JSONBinary)
 }
 
-// sopsFile is one file on its way from ciphertext to tokens.
+// sopsFile is one file on its way from ciphertext to plaintext.
 type sopsFile struct {
-	name   string
+	ref    fault.Ref
 	format format
-	store  store
 	tree   sops.Tree
 	cipher *cipher
 	nodes  []*yaml.Node
 	docs   []manifest.Document
 }
 
-// openFile decrypts one file and returns it with tokens. A panic of the library, which hostile input has caused before,
-// is an error without words of its own.
-func (f *Files) openFile(name string, data []byte, format format, u use, tokens *plaintext.Tokens) (out []byte, err error) {
-	s := &sopsFile{name: name, format: format, store: storeFor(format)}
+// openFile decrypts one file and returns it with tokens. key is the name under which a generator takes it whole.
+func (f *Files) openFile(name string, data []byte, format format, u use, key string, tokens *plaintext.Tokens) (out []byte, err error) {
+	s := &sopsFile{ref: fault.Ref{File: name}, format: format}
+	err = s.guarded(func() error {
+		if u == asDocuments && format != yamlFormat && format != jsonFormat {
+			return s.fail(fault.Invalid, "the encrypted file is neither YAML nor JSON, and is used as a manifest").Fix("name it .yaml and encrypt it as YAML")
+		}
+		if err := f.unlock(s, data, u == asWhole); err != nil {
+			return err
+		}
+		switch u {
+		case asDocuments:
+			out, err = s.documents(tokens)
+			return err
+		case asLines:
+			out, err = s.lines(tokens)
+			return err
+		case asWhole:
+		}
+		s.retype()
+		whole, err := s.whole(formatOfKey(key))
+		if err == nil {
+			out = []byte(tokens.Issue(plaintext.New(whole)))
+		}
+		return err
+	})
+	return out, err
+}
+
+// guarded turns a panic of the library, which hostile input has caused before, into an error without words of its own.
+func (s *sopsFile) guarded(fn func() error) (err error) {
 	defer func() {
 		if recover() != nil {
-			out, err = nil, s.fail(fault.Invalid, "the encrypted file is damaged").Fix("encrypt it again with sops")
+			err = s.fail(fault.Invalid, "the encrypted file is damaged").Fix("encrypt it again with sops")
 		}
 	}()
-	if u == asDocuments && format != yamlFormat && format != jsonFormat {
-		return nil, s.fail(fault.Invalid, "the encrypted file is neither YAML nor JSON, and is used as a manifest").Fix("name it .yaml and encrypt it as YAML")
+	return fn()
+}
+
+// unlock decrypts data into the tree, if that is allowed and nobody changed it.
+func (f *Files) unlock(s *sopsFile, data []byte, comments bool) (err error) {
+	if limit := manifest.DefaultLimits.Bytes; len(data) > limit {
+		return s.fail(fault.Invalid, "the encrypted file has %d bytes, more than the limit of %d", len(data), limit).Fix("split it")
 	}
 	if err := s.bound(data); err != nil {
-		return nil, err
+		return err
 	}
-	if s.tree, err = s.store.LoadEncryptedFile(data); err != nil {
-		return nil, s.fail(fault.Invalid, "the metadata of the encrypted file is incomplete or damaged").Fix("encrypt it again with sops")
+	if s.tree, err = storeFor(s.format).LoadEncryptedFile(data); err != nil {
+		return s.fail(fault.Invalid, "the metadata of the encrypted file is incomplete or damaged").Fix("encrypt it again with sops")
 	}
 	if err := f.allowed(s); err != nil {
-		return nil, err
+		return err
 	}
 	key, err := f.dataKey(s)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := s.decrypt(key, u == asWhole); err != nil {
-		return nil, err
-	}
-	if u == asDocuments {
-		return s.documents(tokens)
-	}
-	whole, err := s.whole()
-	if err != nil {
-		return nil, err
-	}
-	if u == asLines {
-		return lines(whole, tokens), nil
-	}
-	return []byte(tokens.Issue(plaintext.New(whole))), nil
+	return s.decrypt(key, comments)
 }
 
 func (s *sopsFile) fail(kind fault.Kind, format string, args ...any) *fault.Error {
-	return fault.New(fault.StageDecrypt, kind, fault.Ref{File: s.name}, format, args...)
+	return fault.New(fault.StageDecrypt, kind, s.ref, format, args...)
 }
 
 // bound refuses what makes the library overflow its stack or fill the memory: aliases, cycles, depth. For JSON and YAML
@@ -119,7 +137,7 @@ func (s *sopsFile) bound(data []byte) error {
 		err.Ref.Line = bad.Line
 		return err
 	}
-	docs, err := manifest.Decode(s.name, data, manifest.DefaultLimits)
+	docs, err := manifest.Decode(s.ref.File, data, manifest.DefaultLimits)
 	if err != nil {
 		for _, e := range fault.All(err) {
 			e.Stage = fault.StageDecrypt
@@ -154,7 +172,7 @@ func (f *Files) allowed(s *sopsFile) error {
 		}
 	}
 	if f.opts.Tenant && m.MACOnlyEncrypted {
-		return s.fail(fault.Denied, "the MAC covers encrypted values only, so that kind and name could be changed by others").
+		return s.fail(fault.Denied, "the MAC covers encrypted values only, so that all others, as kind and name, could be changed").
 			At("sops.mac_only_encrypted").Fix("encrypt it again without mac_only_encrypted")
 	}
 	if len(f.opts.Recipients) == 0 {
@@ -163,8 +181,8 @@ func (f *Files) allowed(s *sopsFile) error {
 	for _, group := range m.KeyGroups {
 		for _, key := range group {
 			if !slices.Contains(f.opts.Recipients, key.ToString()) {
-				return s.fail(fault.Denied, "the file is encrypted to %q, which is not a recipient of this tenant", key.ToString()).
-					At("sops."+key.TypeToIdentifier()).Fix("encrypt it to %s only", strings.Join(f.opts.Recipients, ", "))
+				return s.fail(fault.Denied, "the file is encrypted to %q, which is not a recipient of this tenant", short(key.ToString())).
+					At("sops."+key.TypeToIdentifier()).Fix("encrypt it to %s only", shortList(f.opts.Recipients))
 			}
 		}
 	}
@@ -203,8 +221,26 @@ func (f *Files) dataKey(s *sopsFile) ([]byte, error) {
 	if f.opts.Keys.from.Name == "" {
 		held = "is referred to"
 	}
-	return nil, s.fail(fault.NoKey, "the file is encrypted to %s; %s %s", strings.Join(recipients, ", "), f.opts.Keys.where(), held).
+	return nil, s.fail(fault.NoKey, "the file is encrypted to %s; %s %s", shortList(recipients), f.opts.Keys.where(), held).
 		At("sops.age").Fix("add the identity to the Secret that spec.decryption names, or run sops updatekeys to add its recipient to the file")
+}
+
+// maxRecipient is how much of a recipient an error shows: one of a post-quantum key has two thousand characters.
+const maxRecipient = 80
+
+func short(recipient string) string {
+	if len(recipient) > maxRecipient {
+		return strings.ToValidUTF8(recipient[:maxRecipient], "") + "..."
+	}
+	return recipient
+}
+
+func shortList(recipients []string) string {
+	out := make([]string, len(recipients))
+	for i, r := range recipients {
+		out[i] = short(r)
+	}
+	return strings.Join(out, ", ")
 }
 
 // decrypt opens the tree in place, and checks the MAC over all of it.

@@ -3,6 +3,7 @@ package decrypt
 import (
 	"errors"
 	"io/fs"
+	"iter"
 	"path"
 	"sort"
 	"strings"
@@ -31,12 +32,14 @@ var kustomizationNames = []string{"kustomization.yaml", "kustomization.yml", "Ku
 type surveyed struct {
 	files fs.FS
 	uses  map[string]use
+	keys  map[string]string // of a file that a generator takes whole, the name that it has there first
+	kept  map[string]bool   // what a ConfigMap is made of stays as it is, unless it has another use
 	order []string
 	dirs  map[string]bool
 }
 
 func survey(files fs.FS, dir string, components []string) *surveyed {
-	s := &surveyed{files: files, uses: map[string]use{}, dirs: map[string]bool{}}
+	s := &surveyed{files: files, uses: map[string]use{}, keys: map[string]string{}, kept: map[string]bool{}, dirs: map[string]bool{}}
 	dir = path.Clean(dir)
 	s.directory(dir)
 	for _, c := range components {
@@ -144,20 +147,50 @@ func (s *surveyed) kustomize(dir string, k map[string]any) {
 			}
 		}
 	}
-	for _, field := range []string{"secretGenerator", "configMapGenerator"} {
-		for _, g := range mappings(k[field]) {
-			for _, entry := range texts(g["files"]) {
-				if _, after, ok := strings.Cut(entry, "="); ok {
-					entry = after
-				}
-				s.add(path.Join(dir, entry), asWhole)
+	for _, g := range mappings(k["secretGenerator"]) {
+		for key, file := range generated(dir, g) {
+			s.add(file, asWhole)
+			if s.keys[file] == "" {
+				s.keys[file] = key
 			}
-			for _, entry := range append(texts(g["envs"]), texts([]any{g["env"]})...) {
-				s.add(path.Join(dir, entry), asLines)
-			}
+		}
+		for _, file := range lined(dir, g) {
+			s.add(file, asLines)
+		}
+	}
+	for _, g := range mappings(k["configMapGenerator"]) {
+		for _, file := range generated(dir, g) {
+			s.kept[file] = true
+		}
+		for _, file := range lined(dir, g) {
+			s.kept[file] = true
 		}
 	}
 	sort.Strings(s.order)
+}
+
+// generated yields the files that a generator takes whole, each with the key that it becomes.
+func generated(dir string, g map[string]any) iter.Seq2[string, string] {
+	return func(yield func(key, file string) bool) {
+		for _, entry := range texts(g["files"]) {
+			key, file, named := strings.Cut(entry, "=")
+			if !named {
+				key, file = path.Base(entry), entry
+			}
+			if !yield(key, path.Join(dir, file)) {
+				return
+			}
+		}
+	}
+}
+
+// lined returns the files of which a generator takes each line.
+func lined(dir string, g map[string]any) []string {
+	var out []string
+	for _, entry := range append(texts(g["envs"]), texts([]any{g["env"]})...) {
+		out = append(out, path.Join(dir, entry))
+	}
+	return out
 }
 
 func validOrDot(name string) string {

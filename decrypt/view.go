@@ -2,13 +2,11 @@ package decrypt
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"io/fs"
 	"sync"
 
 	"sealock.dev/sealock/fault"
-	"sealock.dev/sealock/manifest"
 	"sealock.dev/sealock/plaintext"
 )
 
@@ -22,6 +20,8 @@ type view struct {
 	files  *Files
 	tokens *plaintext.Tokens
 	uses   map[string]use
+	keys   map[string]string
+	kept   map[string]bool
 
 	mu   sync.Mutex
 	seen map[string]result
@@ -46,7 +46,7 @@ func (v *view) ReadLink(name string) (target string, _ error) { return fs.ReadLi
 
 // ReadFile returns the file with tokens in place of what was decrypted.
 func (v *view) ReadFile(name string) ([]byte, error) {
-	if v.uses[name] == 0 && !isManifest(name) {
+	if v.passes(name) {
 		return fs.ReadFile(v.under, name)
 	}
 	data, err := v.content(name)
@@ -55,7 +55,7 @@ func (v *view) ReadFile(name string) ([]byte, error) {
 
 // Open is ReadFile for those who want a file.
 func (v *view) Open(name string) (fs.File, error) {
-	if v.uses[name] == 0 && !isManifest(name) {
+	if v.passes(name) {
 		return v.under.Open(name)
 	}
 	info, err := fs.Stat(v.under, name)
@@ -67,6 +67,11 @@ func (v *view) Open(name string) (fs.File, error) {
 		return nil, err
 	}
 	return &openedFile{Reader: bytes.NewReader(data), info: openedInfo{FileInfo: info, size: int64(len(data))}}, nil
+}
+
+// passes reports that a file stays as it is. One that was not foreseen and may hold a manifest is looked at.
+func (v *view) passes(name string) bool {
+	return v.uses[name] == 0 && (v.kept[name] || !isManifest(name))
 }
 
 // content reads and opens a file once.
@@ -106,22 +111,14 @@ func (v *view) read(name string) ([]byte, error) {
 
 // open returns data with tokens in it when it is a SOPS file, and data itself when it is not.
 func (v *view) open(name string, data []byte, u use) ([]byte, error) {
-	format := detect(name, data)
+	format := detectContent(data)
+	if u == asDocuments {
+		format = detect(name, data)
+	}
 	if format == plain {
 		return data, nil
 	}
-	if limit := manifest.DefaultLimits.Bytes; len(data) > limit {
-		return nil, fault.New(fault.StageDecrypt, fault.Invalid, fault.Ref{File: name},
-			"the encrypted file has %d bytes, more than the limit of %d", len(data), limit).Fix("split it")
-	}
-	out, err := v.files.openFile(name, data, format, u, v.tokens)
-	if err == nil {
-		return out, nil
-	}
-	if f := new(fault.Error); errors.As(err, &f) {
-		return nil, err
-	}
-	return nil, fault.New(fault.StageDecrypt, fault.Internal, fault.Ref{File: name}, "the file could not be opened")
+	return v.files.openFile(name, data, format, u, v.keys[name], v.tokens)
 }
 
 type openedFile struct {
