@@ -3,9 +3,11 @@ package manifest
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
 	"sealock.dev/sealock/fault"
@@ -164,6 +166,45 @@ func TestT41_ValuesInMetadataAreRevealedInTheWriteOnly(t *testing.T) {
 	wire, err := o.WithMeta(map[string]string{"l": "m"}, nil).Wire()
 	if want := `"metadata":{"annotations":{"external-dns/host":"x.` + canary + `"},"labels":{"l":"m","n":"42"},"name":"s"}`; err != nil || !strings.Contains(string(wire), want) {
 		t.Errorf("%v %s", err, wire)
+	}
+}
+
+// TestOpenData: only what stands under data as it is can still be opened, once, and the original stays what it was.
+func TestOpenData(t *testing.T) {
+	tokens := plaintext.NewTokens(plaintext.NewKey([]byte("k")))
+	s := tokens.Issue(plaintext.FromString("token"))
+	o := one(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: "+b64of("a")+", b: "+b64of("b")+", t: "+b64of(s)+", o: "+b64of("under")+"}\nstringData: {c: c, o: over}\n", tokens)
+	asked := map[string]string{}
+	open := func(only ...string) func(string, plaintext.Value) (plaintext.Value, bool) {
+		return func(key string, v plaintext.Value) (plaintext.Value, bool) {
+			asked[key] = string(v.Reveal())
+			return plaintext.FromString("opened " + key), len(only) == 0 || slices.Contains(only, key)
+		}
+	}
+	half := o.OpenData(open("a"))
+	if diff := cmp.Diff(map[string]string{"a": "a", "b": "b"}, asked); diff != "" {
+		t.Error(diff)
+	}
+	if string(o.SecretData()["a"].Reveal()) != "a" || string(half.SecretData()["a"].Reveal()) != "opened a" || string(half.SecretData()["b"].Reveal()) != "b" || half.Origin != Plain {
+		t.Errorf("origin %s", half.Origin)
+	}
+	clear(asked)
+	half.WithNamespace("n").OpenData(open())
+	if diff := cmp.Diff(map[string]string{"b": "b"}, asked); diff != "" {
+		t.Error(diff)
+	}
+	for text, want := range map[string]Origin{
+		"data: {a: " + b64of("a") + ", t: " + b64of(s) + ", e: ''}": SOPS,
+		"data: {a: " + b64of("a") + "}\nstringData: {c: c}":         Plain,
+		"data: {a: " + b64of("a") + "}\nstringData: {a: " + s + "}": Plain, // what is hidden from the cluster still stands in Git
+	} {
+		if got := one(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n"+text+"\n", tokens).OpenData(open("a")); got.Origin != want {
+			t.Errorf("%s: %s", text, got.Origin)
+		}
+	}
+	other := one(t, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\ndata: {a: x}\n", nil)
+	if got := other.OpenData(open()); got.Origin != Plain || got.Peek("data", "a") != "x" {
+		t.Error("a ConfigMap was opened")
 	}
 }
 

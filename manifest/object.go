@@ -48,6 +48,8 @@ type lifted struct {
 	value plaintext.Value
 	json  bool // value is the JSON text of a number or boolean, not a string
 	b64   bool // the wire carries base64 of value
+	// stands says how the payload of a Secret stands in Git.
+	stands stands
 }
 
 // New makes an Object of a decoded document. It takes the body over. Payloads of a Secret are lifted, stringData is
@@ -103,92 +105,6 @@ func slicesSorted[V any](m map[string]V) []string {
 
 func isSecret(body map[string]any) bool {
 	return body["apiVersion"] == "v1" && body["kind"] == "Secret"
-}
-
-// liftSecret takes data and stringData out of the body; stringData wins, as in the API server.
-func (o *Object) liftSecret(tokens *plaintext.Tokens) error {
-	values := map[string]plaintext.Value{}
-	opened, plain := false, false
-	for _, field := range []string{"data", "stringData"} {
-		raw, present := o.body[field]
-		delete(o.body, field)
-		if !present || raw == nil {
-			continue
-		}
-		m, ok := raw.(map[string]any)
-		if !ok {
-			return o.fail(field, "write a mapping of keys to values", "not a mapping")
-		}
-		for _, key := range slicesSorted(m) {
-			if m[key] == nil { // the API server reads null as an empty value
-				values[key] = plaintext.Value{}
-				continue
-			}
-			text, ok := m[key].(string)
-			if !ok {
-				return o.fail(field+"."+key, "quote it", "the value is not a string")
-			}
-			v, wasToken, err := o.payload(field, key, text, tokens)
-			if err != nil {
-				return err
-			}
-			opened = opened || wasToken
-			plain = plain || !wasToken && v.Len() > 0 // an empty value hides nothing, encrypted or not
-			values[key] = v
-		}
-	}
-	if len(values) == 0 {
-		return nil
-	}
-	if opened && !plain { // one value that stands in Git in the clear makes it a plain Secret
-		o.Origin = SOPS
-	}
-	masked := map[string]any{}
-	for _, key := range slicesSorted(values) {
-		masked[key] = plaintext.Mask
-		o.lifted = append(o.lifted, lifted{path: []string{"data", key}, value: values[key], b64: true})
-	}
-	o.body["data"] = masked
-	return nil
-}
-
-// payload returns the decoded value of one key. A token may stand for the text of the field, or, where kustomize
-// generated the Secret, inside the base64.
-func (o *Object) payload(field, key, text string, tokens *plaintext.Tokens) (plaintext.Value, bool, error) {
-	v, _, isToken := tokens.Resolve(text)
-	if !isToken && plaintext.Contains(text) {
-		return plaintext.Value{}, false, o.fail(field+"."+key, "remove the text that imitates a decrypted value", "unknown token")
-	}
-	if field == "stringData" {
-		if isToken {
-			return v, true, nil
-		}
-		return plaintext.FromString(text), false, nil
-	}
-	if isToken {
-		decoded, err := plaintext.Derive(func(p ...[]byte) ([]byte, error) { return decodeBase64(string(p[0])) }, v)
-		if err != nil {
-			return plaintext.Value{}, false, o.fail(field+"."+key, "encode it, or encrypt it under stringData", "the decrypted value is not base64")
-		}
-		return decoded, true, nil
-	}
-	raw, err := decodeBase64(text)
-	if err != nil {
-		return plaintext.Value{}, false, o.fail(field+"."+key, "encode it, or write it under stringData", "the value is not base64")
-	}
-	if inner, _, ok := tokens.Resolve(string(raw)); ok {
-		return inner, true, nil
-	}
-	if plaintext.Contains(string(raw)) {
-		return plaintext.Value{}, false, o.fail(field+"."+key, "remove the text that imitates a decrypted value", "unknown token")
-	}
-	return plaintext.New(raw), false, nil
-}
-
-func decodeBase64(text string) ([]byte, error) {
-	// The API server accepts line breaks inside base64, as YAML block scalars make them.
-	clean := strings.NewReplacer("\n", "", "\r", "").Replace(text)
-	return base64.StdEncoding.DecodeString(clean)
 }
 
 // liftTokens walks the rest of the body. A key that holds a token is refused: a key is not a place for a secret.
@@ -310,20 +226,6 @@ func (o Object) View(show func(path []string, v plaintext.Value) any) map[string
 		set(body, l.path, show(l.path, l.value))
 	}
 	return body
-}
-
-// SecretData returns the payloads of a Secret by key.
-func (o Object) SecretData() map[string]plaintext.Value {
-	out := map[string]plaintext.Value{}
-	if !o.IsSecret() {
-		return out
-	}
-	for _, l := range o.lifted {
-		if len(l.path) == 2 && l.path[0] == "data" {
-			out[l.path[1]] = l.value
-		}
-	}
-	return out
 }
 
 // Values returns every lifted value, for a Scrubber.
