@@ -120,6 +120,7 @@ var revealers = []allowance{
 	{"controllers/kustomization/workload.go", "a login to a remote cluster, with a token of a service account"},
 	{"controllers/sealedsecret/keystore.go", "a new sealing key is written to its Secret"},
 	{"decrypt/keys.go", "age identities are parsed, line by line"},
+	{"decrypt/secrets.go", "a payload is looked at as it stands in Git, to see whether it is an encrypted file"},
 	{"externalsecrets/shape.go", "keys and metadata of a Secret that a template alone, without a value, has made"},
 	{"externalsecrets/vault.go", "the CA bundle that a store names, which is public"},
 	{"render/suffix.go", "ten characters of a digest, in a name, where a user asks for kustomize's own suffix; one of the two exceptions of promise 1"},

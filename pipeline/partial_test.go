@@ -16,7 +16,7 @@ func partial(t *testing.T, s *stages, old ...manifest.ID) Result {
 	t.Helper()
 	e := &Engine{Openers: []Opener{s}, Judge: s, Cluster: s, Key: plaintext.NewKey([]byte("k"))}
 	return e.Run(context.Background(), Request{
-		Source: s, Renderer: s, Prune: true, Inventory: old,
+		Source: s, Decrypter: s, Renderer: s, Prune: true, Inventory: old,
 		Owner: manifest.Owner{Ref: fault.Ref{Kind: "Kustomization", Name: "k"}, Partial: true},
 	})
 }
@@ -37,7 +37,7 @@ func TestPartial(t *testing.T) {
 		kind  fault.Kind
 		wrote bool // the object was on its way: it stays in the inventory also when it was not there before
 	}{
-		"open one": {fault.NoKey, false}, "resolve": {fault.Denied, false}, "plan 3": {fault.Invalid, false}, "dry one": {fault.Denied, false}, "apply 3": {fault.Denied, true},
+		"decrypt secrets": {fault.NoKey, false}, "open one": {fault.NoKey, false}, "resolve": {fault.Denied, false}, "plan 3": {fault.Invalid, false}, "dry one": {fault.Denied, false}, "apply 3": {fault.Denied, true},
 	} {
 		for _, was := range []bool{true, false} {
 			objects := set(t)
@@ -82,7 +82,7 @@ func TestPartialStopsForWhatConcernsAll(t *testing.T) {
 		"unclassified": errors.New("x"),
 		"both":         errors.Join(fault.New("", fault.Invalid, set(t)[1].Ref(), "it fails"), errors.New("x")),
 	} {
-		for _, stage := range []string{"render", "resolve", "open one", "judge 5", "plan 3", "dry one"} {
+		for _, stage := range []string{"render", "resolve", "decrypt secrets", "open one", "judge 5", "plan 3", "dry one"} {
 			if name == "both" && stage == "open one" || stage == "dry one" && name != "unclassified" || stage == "open one" && name == "set" {
 				continue // such an error is about the object that is opened
 			}

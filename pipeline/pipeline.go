@@ -21,9 +21,13 @@ type Source interface {
 	Tree(ctx context.Context) (files fs.FS, revision string, err error)
 }
 
-// FileOpener decrypts files that the build will read; each decrypted value becomes a token.
+// FileOpener decrypts the files of one commit.
 type FileOpener interface {
+	// OpenFiles decrypts files that the build will read; each decrypted value becomes a token.
 	OpenFiles(ctx context.Context, files fs.FS, tokens *plaintext.Tokens) (fs.FS, error)
+	// OpenSecrets decrypts encrypted files that stand in Secrets which the build made. A set together with an error has
+	// those opened that could be.
+	OpenSecrets(ctx context.Context, set []manifest.Object) ([]manifest.Object, error)
 }
 
 // Renderer makes objects of files. digest identifies the rendered text, tokens included. A set together with an error
@@ -138,6 +142,9 @@ func (e *Engine) Run(ctx context.Context, req Request) (res Result) {
 	if res.Digest = digest; err != nil {
 		return fail(res, err)
 	}
+	if set, err = run.openSecrets(ctx, set); err != nil {
+		return fail(res, err)
+	}
 	set, produced, err := run.openObjects(ctx, set, &res)
 	if err != nil {
 		return fail(res, err)
@@ -222,6 +229,19 @@ func (r *run) render(ctx context.Context, files fs.FS) ([]manifest.Object, strin
 	}
 	set, err = r.spare(set, unique(set))
 	return set, digest, err
+}
+
+// openSecrets opens what only the finished Secrets show to be encrypted files.
+func (r *run) openSecrets(ctx context.Context, set []manifest.Object) ([]manifest.Object, error) {
+	if r.req.Decrypter == nil {
+		return set, nil
+	}
+	r.enter(fault.StageDecrypt)
+	opened, err := r.req.Decrypter.OpenSecrets(ctx, set)
+	for _, o := range opened {
+		r.scrub.Add(o.Values()...)
+	}
+	return r.spare(opened, err)
 }
 
 // resolve asks the cluster where the objects belong.

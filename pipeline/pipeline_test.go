@@ -36,6 +36,8 @@ type stages struct {
 	unread  []manifest.Unready
 	targets func(applied []manifest.ID) []manifest.ID // nil: for all
 	pruned  []manifest.ID
+	opens   func(o manifest.Object) manifest.Object // what is encrypted in a Secret
+	judges  func(set []manifest.Object)
 }
 
 func (s *stages) at(name string) error {
@@ -59,6 +61,16 @@ func (s *stages) OpenFiles(_ context.Context, f fs.FS, tokens *plaintext.Tokens)
 	return f, s.at("decrypt")
 }
 
+func (s *stages) OpenSecrets(_ context.Context, set []manifest.Object) ([]manifest.Object, error) {
+	out := slices.Clone(set)
+	for i := range out {
+		if s.opens != nil {
+			out[i] = s.opens(out[i])
+		}
+	}
+	return out, s.at("decrypt secrets")
+}
+
 func (s *stages) Render(context.Context, fs.FS, *plaintext.Tokens) ([]manifest.Object, string, error) {
 	return s.set, "sha256:x", s.at("render")
 }
@@ -78,6 +90,9 @@ func (s *stages) Open(_ context.Context, _ tenants.Grant, o manifest.Object, _ [
 
 func (s *stages) Judge(_ context.Context, _ tenants.Grant, set []manifest.Object, _ string) ([]fault.Violation, error) {
 	err := s.at(fmt.Sprintf("judge %d", len(set)))
+	if s.judges != nil {
+		s.judges(set)
+	}
 	var violation *fault.Error
 	deny := errors.Join(s.fail["deny"], s.once["deny"])
 	delete(s.once, "deny")
@@ -177,7 +192,7 @@ func TestOneCommitThroughTheHouse(t *testing.T) {
 	s := &stages{set: set(t), plan: manifest.Plan{Prune: []manifest.ID{{Kind: "Old", Name: "o"}}}}
 	res := runWith(t, s, true)
 	want := []string{
-		"source", "decrypt", "render", "resolve", "open one", "open two", "judge 5", "plan 3", "dry one", "dry two",
+		"source", "decrypt", "render", "resolve", "decrypt secrets", "open one", "open two", "judge 5", "plan 3", "dry one", "dry two",
 		"record 4", "apply 3", "write one", "write two", "prune", "health",
 	}
 	if diff := cmp.Diff(want, s.log); diff != "" {
@@ -189,7 +204,7 @@ func TestOneCommitThroughTheHouse(t *testing.T) {
 }
 
 func TestUpToThePlanNothingIsWritten(t *testing.T) {
-	for _, stage := range []string{"source", "decrypt", "render", "resolve", "open one", "open two", "judge 5", "deny", "plan 3", "dry one", "record 4"} {
+	for _, stage := range []string{"source", "decrypt", "render", "resolve", "decrypt secrets", "open one", "open two", "judge 5", "deny", "plan 3", "dry one", "record 4"} {
 		t.Run(stage, func(t *testing.T) {
 			s := &stages{set: set(t), fail: map[string]error{stage: &fault.Error{Kind: fault.Denied, Ref: fault.Ref{Kind: "X"}, Err: errors.New("because " + canary)}}}
 			res := runWith(t, s, true)
@@ -236,7 +251,7 @@ func TestAFailedApplyKeepsEverythingInTheInventory(t *testing.T) {
 }
 
 func TestAPanicIsAnErrorWithoutItsValue(t *testing.T) {
-	for _, stage := range []string{"source", "decrypt", "render", "open one", "judge 5", "plan 3", "apply 3", "prune", "health"} {
+	for _, stage := range []string{"source", "decrypt", "render", "decrypt secrets", "open one", "judge 5", "plan 3", "apply 3", "prune", "health"} {
 		s := &stages{set: set(t), panics: stage, plan: manifest.Plan{Prune: []manifest.ID{{Kind: "Old", Name: "o"}}}}
 		res := runWith(t, s, false)
 		if res.Err == nil || strings.Contains(res.Err.Error(), canary) || fault.KindOf(res.Err) != fault.Internal {
@@ -250,7 +265,7 @@ func TestPrerequisitesFormAJudgedFirstWave(t *testing.T) {
 	if res := runWith(t, s, false); res.Err != nil {
 		t.Fatal(res.Err)
 	}
-	want := []string{"source", "decrypt", "render", "resolve", "open one", "open two", "judge 3", "plan 1", "record 2", "apply 1", "open one", "open two", "judge 5", "plan 3", "dry one", "dry two", "record 4", "apply 3", "write one", "write two", "health"}
+	want := []string{"source", "decrypt", "render", "resolve", "decrypt secrets", "open one", "open two", "judge 3", "plan 1", "record 2", "apply 1", "open one", "open two", "judge 5", "plan 3", "dry one", "dry two", "record 4", "apply 3", "write one", "write two", "health"}
 	if diff := cmp.Diff(want, s.log); diff != "" {
 		t.Error(diff)
 	}
@@ -296,6 +311,32 @@ func TestHazard_T41_DecryptedValuesOutsideSecrets(t *testing.T) {
 				t.Errorf("%s %s: %v", name, o.Kind(), res.Err)
 			}
 		}
+	}
+}
+
+// TestWhatASecretHoldsIsOpenedBeforeItIsJudged: the cluster gets the value, later errors do not show it, and without
+// something that decrypts nobody looks.
+func TestWhatASecretHoldsIsOpenedBeforeItIsJudged(t *testing.T) {
+	o, err := manifest.New(map[string]any{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "s", "namespace": "n"}, "data": map[string]any{"k": "eA=="}}, manifest.Source{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const value = "another-canary-value"
+	s := &stages{set: []manifest.Object{o}, fail: map[string]error{"apply 1": fault.New("", fault.Transient, fault.Ref{}, "because %s", value)}, opens: func(o manifest.Object) manifest.Object {
+		return o.OpenData(func(string, plaintext.Value) (plaintext.Value, bool) { return plaintext.FromString(value), true })
+	}}
+	s.judges = func(set []manifest.Object) {
+		if set[0].Origin != manifest.SOPS || !set[0].SecretData()["k"].Equal(plaintext.FromString(value)) {
+			t.Errorf("judged is what came from Git: %s", set[0].Origin)
+		}
+	}
+	if res := runWith(t, s, true); res.Err == nil || strings.Contains(res.Err.Error(), value) {
+		t.Errorf("%v", res.Err)
+	}
+	s = &stages{set: []manifest.Object{o}}
+	e := &Engine{Judge: s, Cluster: s, Key: plaintext.NewKey([]byte("k"))}
+	if res := e.Run(t.Context(), Request{Source: s, Renderer: s}); res.Err != nil || slices.Contains(s.log, "decrypt secrets") {
+		t.Errorf("%v %v", res.Err, s.log)
 	}
 }
 

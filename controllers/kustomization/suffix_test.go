@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"sealock.dev/sealock/manifest"
 	"sealock.dev/sealock/pipeline"
 	"sealock.dev/sealock/plaintext"
 )
@@ -26,6 +27,10 @@ func (opener) OpenFiles(_ context.Context, files fs.FS, tokens *plaintext.Tokens
 		"kustomization.yaml": {Data: k},
 		"password.txt":       {Data: []byte(tokens.Issue(plaintext.FromString("correct horse")))},
 	}, nil
+}
+
+func (opener) OpenSecrets(_ context.Context, set []manifest.Object) ([]manifest.Object, error) {
+	return set, nil
 }
 
 // TestGeneratorSuffix: the annotation asks for the names that kustomize makes of the plaintext, as Flux does; setting it is
