@@ -340,7 +340,7 @@ func TestProgressIsSeen(t *testing.T) {
 }
 
 // TestProviderGithubNeedsItsKeys: InvalidProviderConfiguration stalls until the object or its Secret changes.
-// contract: GitRepository spec.provider, spec.proxySecretRef.name, reason InvalidProviderConfiguration
+// contract: GitRepository spec.provider, reason InvalidProviderConfiguration
 func TestProviderGithubNeedsItsKeys(t *testing.T) {
 	b := newBench(t)
 	b.secret("git-credentials", b.dc.Env["GIT_PASSWORD"])
