@@ -19,6 +19,7 @@ import (
 	"time"
 
 	vaultapi "github.com/hashicorp/vault/api"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -118,6 +119,7 @@ func newLeakWorld(t *testing.T) *leakWorld {
 	}
 	w.options = controllerOptions{
 		kubeconfig: w.dc.Kubeconfig, namespace: "sealock-system", platformNamespaces: []string{"flux-system"}, cacheDir: t.TempDir(),
+		cacheSize:  resource.QuantityValue{Quantity: resource.MustParse("1Gi")},
 		concurrent: 4, logLevel: "debug", keyBits: 2048,
 		webhookAddr: freeAddr(t), healthAddr: freeAddr(t), metricsAddr: freeAddr(t), sealingAddr: freeAddr(t), artifactAddr: freeAddr(t),
 	}
