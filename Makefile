@@ -17,7 +17,7 @@ CONTROLLER_GEN := go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.23.0
 GOLANGCI_LINT  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK    := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
-.PHONY: help build devcluster tools demo test adopt lint generate verify vulncheck bench fuzz seeds clean
+.PHONY: help build devcluster tools clock demo test adopt lint generate verify vulncheck bench fuzz seeds clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,10 +32,13 @@ devcluster: ## build bin/devcluster: etcd, kube-apiserver, controller-manager, V
 tools: ## build the real sops, kubeseal and age-keygen into bin/, as clients for tests
 	cd e2e/tools && go build -o ../../bin/ tool
 
+clock: build ## build bin/sealock-clock, for tests: the program with a wall clock that can be moved
+	cd e2e && go run ./clock .. ../bin/sealock-clock
+
 demo: build devcluster tools ## run the whole story on this machine and leave it running (ONCE=1: exit at its end)
 	cd e2e && ONCE='$(ONCE)' go run ./demo
 
-test: build devcluster tools ## run every test: units with the race detector, then the stories against real servers
+test: build devcluster tools clock ## run every test: units with the race detector, then the stories against real servers
 	go test -race -p $(TEST_PARALLEL) -timeout 20m ./...
 	cd e2e && go test -p 1 -timeout 20m ./...
 

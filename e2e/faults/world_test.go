@@ -74,7 +74,7 @@ func run(m *testing.M) int {
 }
 
 func start(ctx context.Context, dir, bin string) (err error) {
-	world, err = harness.Start(ctx, harness.Options{Dir: dir, Bin: bin, Devcluster: []string{"--without=vault"}, WithoutController: true})
+	world, err = harness.Start(ctx, harness.Options{Dir: dir, Bin: bin, WithoutController: true})
 	if err != nil {
 		return err
 	}
@@ -276,6 +276,7 @@ var kinds = map[string]schema.GroupVersionKind{
 	"ServiceAccount": {Version: "v1", Kind: "ServiceAccount"},
 	"Secret":         {Version: "v1", Kind: "Secret"},
 	"SealedSecret":   {Group: "bitnami.com", Version: "v1alpha1", Kind: "SealedSecret"},
+	"ExternalSecret": {Group: "external-secrets.io", Version: "v1", Kind: "ExternalSecret"},
 }
 
 // id is the inventory's id of "Kind/name".

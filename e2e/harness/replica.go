@@ -21,6 +21,7 @@ type Replica struct {
 	Log      string // file; "" is that of the World
 	Detached bool
 	Args     []string
+	Clock    *Clock // of the process; nil: the real one
 	// Waiting is set for a replica that another one leads: nothing is awaited of it but that it is ready.
 	Waiting bool
 }
@@ -44,7 +45,11 @@ func (w *World) StartReplica(ctx context.Context, r Replica) error {
 		"--health-addr", addr(r.Ports.Health), "--metrics-addr", addr(r.Ports.Metrics),
 		"--sealing-addr", addr(r.Ports.Sealing), "--artifact-addr", addr(r.Ports.Artifacts),
 	}, r.Args...)
-	p, _, err := w.spawn(r.Name, r.Detached, r.Log, filepath.Join(w.bin, "sealock"), all...)
+	program, env := "sealock", []string(nil)
+	if r.Clock != nil {
+		program, env = clockProgram, r.Clock.env()
+	}
+	p, _, err := w.spawn(spawned{name: r.Name, detached: r.Detached, log: r.Log, program: filepath.Join(w.bin, program), args: all, env: env})
 	if err != nil {
 		return err
 	}

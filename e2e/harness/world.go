@@ -119,7 +119,7 @@ func (w *World) startDevcluster(ctx context.Context, o Options) error {
 	w.options = o
 	home := filepath.Join(o.Dir, "devcluster")
 	args := append([]string{"up", "--dir", home}, o.Devcluster...)
-	p, out, err := w.spawn(devcluster, o.Detached, filepath.Join(o.Dir, "devcluster.log"), filepath.Join(w.bin, "devcluster"), args...)
+	p, out, err := w.spawn(spawned{name: devcluster, detached: o.Detached, log: filepath.Join(o.Dir, "devcluster.log"), program: filepath.Join(w.bin, "devcluster"), args: args})
 	if err != nil {
 		return err
 	}
@@ -243,20 +243,31 @@ func (w *World) stop(name string, sig syscall.Signal) error {
 	}
 }
 
+// spawned is a program to start.
+type spawned struct {
+	name     string
+	detached bool
+	log      string
+	program  string
+	args     []string
+	env      []string // beside that of this process
+}
+
 // spawn starts a program whose output goes to a log file. The returned reader follows that output from here on.
-func (w *World) spawn(name string, detached bool, log, program string, args ...string) (*process, io.Reader, error) {
-	if _, err := os.Stat(program); err != nil {
-		return nil, nil, fmt.Errorf("%s is missing; run `make build devcluster tools` first", program)
+func (w *World) spawn(s spawned) (*process, io.Reader, error) {
+	if _, err := os.Stat(s.program); err != nil {
+		return nil, nil, fmt.Errorf("%s is missing; run `make build devcluster tools clock` first", s.program)
 	}
-	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	file, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer file.Close()
-	cmd := exec.Command(program, args...)
+	cmd := exec.Command(s.program, s.args...)
+	cmd.Env = append(os.Environ(), s.env...)
 	cmd.Stderr = file
 	var follow io.Reader = strings.NewReader("")
-	if name == devcluster {
+	if s.name == devcluster {
 		r, wr, err := os.Pipe()
 		if err != nil {
 			return nil, nil, err
@@ -266,14 +277,14 @@ func (w *World) spawn(name string, detached bool, log, program string, args ...s
 	} else {
 		cmd.Stdout = file
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: detached}
-	if !detached {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: s.detached}
+	if !s.detached {
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, nil, err
 	}
-	p := &process{name: name, cmd: cmd, done: make(chan struct{})}
+	p := &process{name: s.name, cmd: cmd, done: make(chan struct{})}
 	go func() {
 		p.err = cmd.Wait()
 		close(p.done)
