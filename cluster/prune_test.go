@@ -153,3 +153,43 @@ note: m
 		t.Errorf("it was deleted: %v", err)
 	}
 }
+
+// An object that moves to another Kustomization stays the same object when the new owner takes it first, or when it is marked to
+// be kept before it moves, whichever comes first (docs/spec/kustomization.md).
+func TestMoveBetweenOwners(t *testing.T) {
+	for name, c := range map[string]struct {
+		marker   string
+		newFirst bool
+	}{"the new owner first": {newFirst: true}, "the old owner first, marked": {marker: "annotations: {" + markerPrefix + "prune: disabled}"}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			text := func(marker string) []manifest.Object {
+				return w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cm, " + marker + "}\ndata: {k: v}\n")
+			}
+			p, _ := w.run(text(c.marker))
+			before, err := w.kube.CoreV1().ConfigMaps(w.ns).Get(t.Context(), "cm", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			old, heir := w.owner, ownerNamed(w.ns, "heir")
+			prune := func() {
+				w.owner = old
+				if deleted, left, err := w.client.Prune(t.Context(), w.grant, w.plan(nil, p.Union...)); err != nil || len(deleted)+len(left) != 0 {
+					t.Errorf("deleted %v, left %v: %v", deleted, left, err)
+				}
+			}
+			if !c.newFirst {
+				prune()
+			}
+			w.owner = heir
+			w.run(text(""))
+			if c.newFirst {
+				prune()
+			}
+			after, err := w.kube.CoreV1().ConfigMaps(w.ns).Get(t.Context(), "cm", metav1.GetOptions{})
+			if err != nil || after.UID != before.UID || after.Labels[markerPrefix+"name"] != "heir" || len(after.Annotations) != 0 {
+				t.Errorf("%v: %v", after, err)
+			}
+		})
+	}
+}
