@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,7 +14,9 @@ import (
 	"sealock.dev/sealock/tenants"
 )
 
-// settleTime is how long a commit waits for its own definitions and namespaces. After it the rest is retried.
+// settleTime is how long a worker waits for what it just wrote of the first two stages. Flux waits a minute there; nearly
+// everything is ready within a second, and what is not may take any time. So the worker is given back early and the rest of
+// the commit retried: at the latest when the view tells that the health of one of these objects changed.
 const settleTime = 10 * time.Second
 
 // Apply writes the created and configured objects of a plan as the grant's identity, and calls after when a stage is
@@ -34,16 +37,11 @@ func (c *Client) Apply(ctx context.Context, grant tenants.Grant, plan manifest.P
 	var done []manifest.Change
 	var errs []error
 	for stage := range stages {
-		var todo []manifest.Step
-		for _, s := range plan.Steps {
-			if s.Stage == stage && (s.Action == manifest.Created || s.Action == manifest.Configured) {
-				todo = append(todo, s)
-			}
-		}
+		todo := slices.DeleteFunc(slices.Clone(plan.Steps), func(s manifest.Step) bool { return s.Stage != stage || !writes(s) })
 		changes, err := a.stage(ctx, todo)
 		done = append(done, changes...)
-		if err == nil && stage == stageDefinitions {
-			err = a.ready(ctx, todo)
+		if err == nil && (stage == stageDefinitions || stage == stageClasses) {
+			err = a.ready(ctx, plan.Steps, stage)
 		}
 		if err == nil || plan.Owner.Partial {
 			err = join([]error{err, after(ctx, stage)})
@@ -58,6 +56,10 @@ func (c *Client) Apply(ctx context.Context, grant tenants.Grant, plan manifest.P
 		c.opts.Baselines.ForgetIf(key, letGo(plan))
 	}
 	return done, join(errs)
+}
+
+func writes(s manifest.Step) bool {
+	return s.Action == manifest.Created || s.Action == manifest.Configured
 }
 
 // letGo names what an owner had before the plan and will not have after it, though it stays: by prune: false, or as another
@@ -191,22 +193,24 @@ func (a *applier) takeOver(ctx context.Context, o manifest.Object, to place, ans
 	return a.as.apply(ctx, to, body, a.owner.FieldManager, false) // now that they are ours, applying without them removes them
 }
 
-// ready waits, by the view, until what was just defined can be used.
-func (a *applier) ready(ctx context.Context, written []manifest.Step) error {
+// ready waits, by the view, until what was just written of a stage can be used. What was there before, as in a retry, is not
+// waited for: it is, or the rest has to come later.
+func (a *applier) ready(ctx context.Context, steps []manifest.Step, stage int) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
+	needed := slices.ContainsFunc(steps, func(s manifest.Step) bool { return s.Stage > stage && writes(s) })
 	defined := false
 	var errs []error
-	for _, s := range written {
+	for _, s := range steps {
 		o := s.Object
 		gk := o.GVK().GroupKind()
-		if gk.Kind == "ClusterRole" {
+		if s.Stage != stage || gk.Kind == "ClusterRole" || !writes(s) && !(needed && s.Action == manifest.Unchanged) {
 			continue
 		}
-		defined = defined || isCRD(gk)
+		defined = defined || writes(s) && isCRD(gk)
 		info, _, err := a.known.lookup(ctx, o.GVK())
 		if err == nil {
-			err = a.current(ctx, info, o.ID())
+			err = a.current(ctx, info, o.ID(), writes(s))
 		}
 		if err != nil {
 			errs = append(errs, fault.New(fault.StageApply, fault.Transient, o.Ref(), "it is not ready yet").Fix("the rest of the commit is tried again"))
@@ -218,13 +222,19 @@ func (a *applier) ready(ctx context.Context, written []manifest.Step) error {
 	return a.served(ctx)
 }
 
-// current waits until the object is healthy.
-func (a *applier) current(ctx context.Context, info kindInfo, id manifest.ID) error {
+// current returns without an error if the object is healthy, or becomes so when it may be waited for.
+func (a *applier) current(ctx context.Context, info kindInfo, id manifest.ID, wait bool) error {
 	w, state, err := a.view.watch(ctx, info)
-	if state == watchLive {
-		return w.wait(ctx, nsName{id.Namespace, id.Name}, func(e entry) bool { return e.health == healthCurrent })
-	}
-	if state != watchForbidden {
+	key := nsName{id.Namespace, id.Name}
+	switch {
+	case state == watchLive && wait:
+		return w.wait(ctx, key, func(e entry) bool { return e.health == healthCurrent })
+	case state == watchLive:
+		if e, there := w.lookup(key); !there || e.health != healthCurrent {
+			return context.DeadlineExceeded
+		}
+		return nil
+	case state != watchForbidden:
 		return err
 	}
 	ans, err := a.as.get(ctx, place{kind: info, namespace: id.Namespace, name: id.Name})

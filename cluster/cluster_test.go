@@ -10,7 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 
 	"sealock.dev/sealock/fault"
 	"sealock.dev/sealock/internal/testkit"
@@ -299,6 +301,75 @@ metadata: {name: ` + other + `}
 	w.rec.take()
 	if p := w.plan(set); p.Changed() || len(w.rec.take()) != 0 {
 		t.Errorf("the second run plans %v", actions(p))
+	}
+}
+
+// Kinds that end in Class are waited for, as definitions are: what is written later may need them. A retry does not go on
+// without them either, and does not wait.
+func TestClassesAreWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	group := w.ns + ".example.org"
+	definition := strings.NewReplacer("boats", "boatclasses", "Boat", "BoatClass", "type: object,",
+		`type: object, properties: {status: {type: object, x-kubernetes-preserve-unknown-fields: true, default: {conditions: [{type: Ready, status: "False"}]}}},`).Replace(boats(group))
+	w.run(w.objects(definition))
+	class := "apiVersion: " + group + "/v1\nkind: BoatClass\nmetadata: {name: c}\n---\n"
+	classes, err := dynamic.NewForConfig(testkit.Cluster(t).Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := classes.Resource(schema.GroupVersionResource{Group: group, Version: "v1", Resource: "boatclasses"}).Namespace(w.ns)
+	ready := func(status string) {
+		t.Helper()
+		body := `{"status":{"conditions":[{"type":"Ready","status":"` + status + `"}]}}`
+		if _, err := of.Patch(t.Context(), "c", types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: "boats"}); err != nil {
+			t.Error(err)
+		}
+	}
+	p := w.plan(w.objects(class + configMaps(1)))
+	applied := make(chan error, 1)
+	go func() {
+		_, err := w.client.Apply(t.Context(), w.grant, p, noop)
+		applied <- err
+	}()
+	w.until("the class to be there", func() bool {
+		_, err := of.Get(t.Context(), "c", metav1.GetOptions{})
+		return err == nil
+	})
+	if !w.absent("cm-00") {
+		t.Error("the rest did not wait")
+	}
+	ready("True")
+	if err := <-applied; err != nil || w.absent("cm-00") {
+		t.Fatalf("the rest is not there: %v", err)
+	}
+	seen := func(want health) {
+		t.Helper()
+		w.until("the view sees the class "+want.String(), func() bool {
+			watched, live := w.client.view.peek(p.Steps[0].Object.GVK())
+			if !live {
+				return false
+			}
+			e, _ := watched.lookup(nsName{w.ns, "c"})
+			return e.health == want
+		})
+	}
+	ready("False")
+	seen(healthInProgress)
+	again := w.plan(w.objects(class + configMaps(2)))
+	_, err = w.client.Apply(t.Context(), w.grant, again, noop)
+	if kindOf(t, err, fault.Transient); !w.absent("cm-01") {
+		t.Error("a retry goes on without the class")
+	}
+	if _, err = w.client.Apply(t.Context(), w.grant, w.plan(w.objects(class+configMaps(1))), noop); err != nil {
+		t.Errorf("with nothing to write: %v", err)
+	}
+	ready("True")
+	seen(healthCurrent)
+	if e := w.event(Health, "c"); e.OwnerName != "app" { // which wakes the owner
+		t.Errorf("told %v", e)
+	}
+	if _, done := w.run(w.objects(class + configMaps(2))); len(done) != 1 {
+		t.Errorf("%v", done)
 	}
 }
 
