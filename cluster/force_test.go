@@ -164,21 +164,26 @@ spec: {selector: {app: web}, ports: [{port: PORT}]}
 	}
 }
 
-// Whoever may not see an object does not learn by that that it is absent: Flux takes a failed GET for absence (flux.md 1.7).
+// Whoever may not see an object does not learn by that that it is absent: Flux takes a failed GET for absence (flux.md 1.7). The
+// identity may write: only that it cannot read keeps it from overwriting what is marked.
 func TestHazard_FailedReadIsNotAbsence(t *testing.T) {
 	w := newWorld(t)
-	w.run(w.objects(`{apiVersion: v1, kind: ConfigMap, metadata: {name: kept, annotations: {"kustomize.toolkit.fluxcd.io/reconcile": disabled}}}`))
-	live := w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: mine}\ndata: {k: v}")
-	w.run(live)
-	// The view is taken away, and the identity may not read: neither "gone" nor "new" may follow.
-	watched, _ := w.client.view.peek(live[0].GVK())
+	text := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: mine}\ndata: {k: VALUE}"
+	set := w.objects(strings.ReplaceAll(text, "VALUE", "ours"))
+	w.run(set)
+	w.mark("mine", `{"data":{"k":"theirs"},"metadata":{"annotations":{"`+markerPrefix+`reconcile":"disabled"}}}`)
+	// The view is taken away: objects are read one by one, as the identity.
+	watched, _ := w.client.view.peek(set[0].GVK())
 	watched.mu.Lock()
 	watched.state = watchForbidden
 	watched.mu.Unlock()
-	blind := w.tenant("blind-"+w.ns, nil)
-	_, err := w.client.Plan(t.Context(), blind, w.owner, w.resolve(w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: mine}\ndata: {k: other}")), nil)
+	w.grant = w.tenant("blind-"+w.ns, nil, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"create", "patch"}})
+	_, err := w.client.Plan(t.Context(), w.grant, w.owner, w.resolve(w.objects(strings.ReplaceAll(text, "VALUE", "other"))), nil)
 	kindOf(t, err, fault.Denied)
-	if n := len(w.rec.take()); n == 0 {
-		t.Error("nothing was asked")
+	if !strings.Contains(err.Error(), `cannot get resource "configmaps"`) {
+		t.Errorf("it is not the read that is refused: %v", err)
+	}
+	if cm, err := w.kube.CoreV1().ConfigMaps(w.ns).Get(t.Context(), "mine", metav1.GetOptions{}); err != nil || cm.Data["k"] != "theirs" {
+		t.Errorf("%v: %v", cm, err)
 	}
 }

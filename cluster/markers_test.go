@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -156,6 +157,31 @@ func TestIfNotPresentOfAnEarlierProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.only(Gone, "once")
+}
+
+// An object that is there without our labels is not taken over with ssa: IfNotPresent. One that we made is ours: it is pruned.
+// contract: Object ssa: IfNotPresent
+func TestIfNotPresentTakesNothingOver(t *testing.T) {
+	w := newWorld(t)
+	maps := w.kube.CoreV1().ConfigMaps(w.ns)
+	before, err := maps.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}, Data: map[string]string{"k": "theirs"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	once := func(name string) string {
+		return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + ", annotations: {" + markerPrefix + "ssa: IfNotPresent}}\ndata: {k: ours}\n---\n"
+	}
+	p, done := w.run(w.objects(once("theirs") + once("ours")))
+	if len(done) != 1 || done[0].ID.Name != "ours" || actions(p)[manifest.Skipped] != 1 {
+		t.Errorf("%v %v", done, actions(p))
+	}
+	w.mark("ours", `{"data":{"k":"edited"}}`)
+	if deleted, _, err := w.client.Prune(t.Context(), w.grant, w.plan(nil, p.Union...)); err != nil || len(deleted) != 1 || deleted[0].ID.Name != "ours" {
+		t.Errorf("pruned %v: %v", deleted, err)
+	}
+	if after, err := maps.Get(t.Context(), "theirs", metav1.GetOptions{}); err != nil || after.ResourceVersion != before.ResourceVersion {
+		t.Errorf("%v: %v", after, err)
+	}
 }
 
 // What was let go, with prune: false or because somebody keeps it, is no drift although it carries our labels still.
