@@ -25,6 +25,12 @@ const (
 // String returns the name of the question, for tests.
 func (q question) String() string { return [...]string{"leaveAlone", "inPlace", "dryRun", "trust"}[q] }
 
+// downgrades reports a definition of somebody else's, as Flux's own manifests bring along, in the place of one that we came
+// with: our objects would lose fields.
+func (o observed) downgrades(live entry) bool {
+	return live.marks.has(markServed) && !o.wanted.has(markServed)
+}
+
 // decide says what to ask. It is pure.
 func decide(o observed) question {
 	switch {
@@ -32,7 +38,7 @@ func decide(o observed) question {
 		return leaveAlone
 	case o.live != nil && o.live.marks.has(markDisabled):
 		return leaveAlone
-	case o.live != nil && o.wanted.has(markAbsentOnly):
+	case o.live != nil && (o.wanted.has(markAbsentOnly) || o.downgrades(*o.live)):
 		return leaveAlone
 	case o.unasked:
 		return trust
@@ -54,7 +60,7 @@ func settle(o observed, created bool, after entry) (action manifest.Action, reme
 	switch {
 	case created:
 		return manifest.Created, false
-	case after.marks.has(markDisabled), o.wanted.has(markAbsentOnly):
+	case after.marks.has(markDisabled), o.wanted.has(markAbsentOnly), o.downgrades(after):
 		// Something without owner labels was there, which the view does not show.
 		return manifest.Skipped, false
 	case o.live == nil || o.live.uid != after.uid || o.live.owned != after.owned || after.owned == digest{}:
@@ -82,7 +88,7 @@ func condemn(live entry, ownerKey string) doomed {
 	switch {
 	case live.owner != ownerKey || live.owner == "":
 		return forgetIt
-	case live.marks.has(markKeep), live.marks.has(markDisabled):
+	case live.marks.has(markKeep), live.marks.has(markDisabled), live.marks.has(markServed):
 		return forgetIt
 	case live.marks.has(markTerminating):
 		return goneIt

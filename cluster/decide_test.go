@@ -41,6 +41,9 @@ func TestDecide(t *testing.T) {
 		"disabled in the cluster":        {observed{live: live(func(e *entry) { e.marks = markDisabled })}, leaveAlone},
 		"once, and there":                {observed{live: live(same), wanted: markAbsentOnly}, leaveAlone},
 		"once, and absent":               {observed{wanted: markAbsentOnly}, dryRun},
+		"theirs over our definition":     {observed{live: live(func(e *entry) { e.marks = markServed }), desired: d1}, leaveAlone},
+		"ours over our definition":       {observed{live: live(func(e *entry) { e.marks = markServed }), desired: d1, wanted: markServed}, dryRun},
+		"ours over their definition":     {observed{live: live(same), desired: d1, wanted: markServed}, dryRun},
 		"nobody to ask yet":              {observed{unasked: true}, trust},
 	} {
 		tc.o.ownerKey = "ns/app"
@@ -60,6 +63,7 @@ func TestCondemn(t *testing.T) {
 		"nobody's":        {entry{}, forgetIt},
 		"to be kept":      {entry{owner: "ns/app", marks: markKeep}, forgetIt},
 		"disabled":        {entry{owner: "ns/app", marks: markDisabled}, forgetIt},
+		"our definition":  {entry{owner: "ns/app", marks: markServed}, forgetIt},
 		"going":           {entry{owner: "ns/app", marks: markTerminating}, goneIt},
 	} {
 		if got := condemn(tc.live, "ns/app"); got != tc.want {

@@ -16,7 +16,11 @@ const (
 	markOverridden                    // a manager that we override owns fields
 	markTerminating                   // deletion has begun
 	markForce                         // force: enabled: made anew when an immutable field changes
+	markServed                        // a definition that the running program came with
 )
+
+// servedMark is on the CustomResourceDefinitions that `sealock install` makes (config/crd).
+const servedMark = "sealock.dev/served"
 
 func (m marks) has(one marks) bool { return m&one != 0 }
 
@@ -40,6 +44,9 @@ func marksOf(labels, annotations map[string]string) marks {
 	}
 	if is("prune", "disabled") {
 		m |= markKeep
+	}
+	if annotations[servedMark] == "true" {
+		m |= markServed
 	}
 	return m
 }

@@ -8,7 +8,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 
 	"sealock.dev/sealock/internal/testkit"
 	"sealock.dev/sealock/manifest"
@@ -207,6 +209,44 @@ func TestWhatWasLetGoIsNoDrift(t *testing.T) {
 		}
 	}
 	w.only(Gone, "cm-02")
+}
+
+// A definition that Sealock came with is not replaced by, or pruned with, another one of that name in Git, whether it has owner
+// labels by now or not. Its own it delivers.
+func TestServedDefinitionIsNotReplaced(t *testing.T) {
+	w := newWorld(t)
+	name := "boats." + w.ns + ".example.org"
+	theirs := boats(w.ns + ".example.org")
+	ours := strings.Replace(theirs, "metadata: {", "metadata: {annotations: {sealock.dev/served: \"true\"}, labels: {made: by-install}, ", 1)
+	client, err := dynamic.NewForConfig(testkit.Cluster(t).Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := w.objects(ours)[0].Wire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	if _, err := of.Patch(t.Context(), name, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: "sealock"}); err != nil {
+		t.Fatal(err)
+	}
+
+	skipped := func(when string) manifest.Plan {
+		t.Helper()
+		p, done := w.run(w.objects(theirs))
+		if len(done) != 0 || actions(p)[manifest.Skipped] != 1 || len(p.Union) != 1 || p.Union[0].Name != name {
+			t.Errorf("%s: %v %v", when, done, actions(p))
+		}
+		return p
+	}
+	skipped("without labels")
+	if _, done := w.run(w.objects(strings.Replace(ours, "by-install", "by-commit", 1))); len(done) != 1 || done[0].Action != manifest.Configured {
+		t.Errorf("our own: %v", done)
+	}
+	p := skipped("with labels")
+	if deleted, _, err := w.client.Prune(t.Context(), w.grant, w.plan(nil, p.Union...)); err != nil || len(deleted) != 0 {
+		t.Errorf("pruned %v: %v", deleted, err)
+	}
 }
 
 // TestIgnoreTarget: each field of a target selects, alone, and every one leaves out what it does not fit.

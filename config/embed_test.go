@@ -41,6 +41,9 @@ func TestCRDsAreWhatTheFieldExpects(t *testing.T) {
 			flux != (crd.Annotations["kustomize.toolkit.fluxcd.io/prune"] == "disabled") {
 			t.Errorf("%s: labels %v, annotations %v: flux check looks for the labels, and only the kinds of Flux are its", name, crd.Labels, crd.Annotations)
 		}
+		if got := crd.Annotations["sealock.dev/served"]; got != "true" {
+			t.Errorf("%s: sealock.dev/served is %q: a commit could put another definition into its place", name, got)
+		}
 		if got := crd.Annotations["kustomize.toolkit.fluxcd.io/substitute"]; got != "disabled" {
 			t.Errorf("%s: annotation substitute is %q, want disabled", name, got)
 		}
