@@ -159,24 +159,6 @@ func TestSourceRef(t *testing.T) {
 	}
 }
 
-// TestDependsOn_Namespace: it is the own one, or the one that is named.
-// contract: Kustomization spec.dependsOn[].name, spec.dependsOn[].namespace, reason DependencyNotReady
-func TestDependsOn_Namespace(t *testing.T) {
-	w := newWorld(t, options{})
-	w.source("app", "main@sha1:1", map[string]string{"a.yaml": w.configMapYAML("a", "1")})
-	w.sync("other", "dependsOn: [{name: dep, namespace: elsewhere}]")
-	w.sync("own", "dependsOn: [{name: dep, namespace: "+w.ns+"}]")
-	if m := w.failed("other", "DependencyNotReady", ""); !strings.Contains(m, "elsewhere/dep") {
-		t.Error(m)
-	}
-	if m := w.failed("own", "DependencyNotReady", ""); !strings.Contains(m, w.ns+"/dep") {
-		t.Error(m)
-	}
-	w.sync("dep")
-	w.ready("own", "main@sha1:1")
-	w.failed("other", "DependencyNotReady", "")
-}
-
 // TestDecryption: the keys are those of the Secret that the Kustomization names, in its own namespace.
 // contract: Kustomization spec.decryption.provider, spec.decryption.secretRef.name
 func TestDecryption(t *testing.T) {

@@ -39,41 +39,77 @@ type inputs struct {
 }
 
 // inputs reads what the Kustomization refers to, under its grant. The order is that of the checks that users expect:
-// configuration, identity, source, dependencies, keys.
+// configuration, identity, source, dependencies, keys. As in Flux, dependencies are asked when there is something to do: one
+// that is busy with a commit of its own does not stop what was applied from being looked after.
 func (r *Reconciler) inputs(ctx context.Context, ks *kustomizev1.Kustomization, m *memory) (inputs, error) {
 	in := inputs{reads: newReads()}
-	if err := r.configuration(ks, m); err != nil {
+	if err := r.standing(ctx, ks, m, &in); err != nil {
 		return in, err
+	}
+	if !r.seemsApplied(ks, m, in) {
+		if err := r.dependencies(ctx, ks, m, in); err != nil {
+			return in, err
+		}
+		return in, r.content(ctx, ks, &in)
+	}
+	err := r.content(ctx, ks, &in)
+	if err != nil || !r.sameInputs(ctx, ks, m, in) {
+		if waits := r.dependencies(ctx, ks, m, in); waits != nil {
+			return in, waits
+		}
+	}
+	return in, err
+}
+
+// seemsApplied reports whether the revision was applied, by what costs nothing to know. The fingerprint has the last word.
+func (r *Reconciler) seemsApplied(ks *kustomizev1.Kustomization, m *memory, in inputs) bool {
+	if m.ranAt.IsZero() {
+		return r.remembers(ks, in)
+	}
+	return m.fingerprint != "" && m.revision == in.revision && m.content == in.content
+}
+
+// sameInputs reports whether the last whole run, of an earlier process if need be, had the same.
+func (r *Reconciler) sameInputs(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs) bool {
+	if m.ranAt.IsZero() {
+		return r.recall(ctx, ks, m, in)
+	}
+	return m.fingerprint == in.fingerprint
+}
+
+// standing finds out who asks for what: whether it may, and the source.
+func (r *Reconciler) standing(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in *inputs) error {
+	if err := r.configuration(ks, m); err != nil {
+		return err
 	}
 	grant, err := r.identity(ks)
 	if err != nil {
-		return in, err
+		return err
 	}
 	in.grant = grant
 	if ks.Spec.TargetNamespace != "" && !grant.AllowsNamespace(ks.Spec.TargetNamespace) {
-		return in, fault.New(fault.StageGrant, fault.Denied, refOf(ks), "tenant %q has no namespace %q", grant.Tenant, ks.Spec.TargetNamespace).
+		return fault.New(fault.StageGrant, fault.Denied, refOf(ks), "tenant %q has no namespace %q", grant.Tenant, ks.Spec.TargetNamespace).
 			At("spec.targetNamespace").Fix("use one of %v", grant.Namespaces)
 	}
-	if err := r.source(ctx, ks, &in); err != nil {
-		return in, err
-	}
-	if err := r.dependencies(ctx, ks, m, in); err != nil {
-		return in, err
-	}
-	keys, err := r.decryption(ctx, ks, &in)
+	return r.source(ctx, ks, in)
+}
+
+// content reads keys, variables and what leads to another cluster.
+func (r *Reconciler) content(ctx context.Context, ks *kustomizev1.Kustomization, in *inputs) error {
+	keys, err := r.decryption(ctx, ks, in)
 	if err != nil {
-		return in, err
+		return err
 	}
 	vars, err := r.variables(ctx, ks)
 	if err != nil {
-		return in, err
+		return err
 	}
-	if err := r.target(ctx, ks, &in); err != nil {
-		return in, err
+	if err := r.target(ctx, ks, in); err != nil {
+		return err
 	}
 	in.renderer = renderer(ks, vars)
-	in.fingerprint = r.fingerprint(ks, in, keys, vars)
-	return in, nil
+	in.fingerprint = r.fingerprint(ks, *in, keys, vars)
+	return nil
 }
 
 func sourceKey(ks *kustomizev1.Kustomization) types.NamespacedName {

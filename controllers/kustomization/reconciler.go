@@ -258,9 +258,6 @@ func (r *Reconciler) deliver(ctx context.Context, ks *kustomizev1.Kustomization)
 	forced := m.dirty
 	m.dirty = false
 	r.mu.Unlock()
-	if m.ranAt.IsZero() && !forced {
-		r.recall(ctx, ks, m, in)
-	}
 	// The interval is the safety net: it also repairs a field that somebody took back too often to be fought over at once,
 	// and what the view cannot watch. If all is as it was applied, it costs a look into the view.
 	due := time.Since(m.ranAt) > time.Duration(float64(ks.GetRequeueAfter())*(1-2*r.Jitter))

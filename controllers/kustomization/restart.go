@@ -62,28 +62,29 @@ func (r *Reconciler) intact(ctx context.Context, ks *kustomizev1.Kustomization, 
 	return err == nil && settled
 }
 
-// recall spares the first run after a restart: nothing that it would depend on has changed since a run that got through
-// at this revision, and neither has what it applied. What was skipped on purpose then is
-// not known, so that health is assumed, and a doubt about it leads to a run.
-func (r *Reconciler) recall(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs) {
-	if r.Memory == nil || ks.Spec.KubeConfig != nil {
-		return
-	}
+// remembers reports whether a run that got through at this revision may be known from an earlier process.
+func (r *Reconciler) remembers(ks *kustomizev1.Kustomization, in inputs) bool {
 	s := ks.Status
-	if s.ObservedGeneration != ks.Generation || s.LastAppliedRevision != in.revision || !meta.IsStatusConditionTrue(s.Conditions, fluxmeta.ReadyCondition) {
-		return
-	}
+	return r.Memory != nil && ks.Spec.KubeConfig == nil &&
+		s.ObservedGeneration == ks.Generation && s.LastAppliedRevision == in.revision && meta.IsStatusConditionTrue(s.Conditions, fluxmeta.ReadyCondition)
+}
+
+// recall reports whether a run of an earlier process that got through at this revision had the same inputs. It spares the
+// first run after a restart where what was applied is intact as well. What was skipped on purpose then is not known, so that
+// health is assumed, and a doubt about it leads to a run.
+func (r *Reconciler) recall(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, in inputs) bool {
 	old, err := inventoryOf(ks)
 	if err != nil {
-		return
+		return false
 	}
 	if was, err := r.Memory.Recall(ctx, ks.Namespace, ks.Name); err != nil || was != r.kept(in, old) {
-		return
+		return false
 	}
 	if !r.intact(ctx, ks, in) {
-		return // the run repairs it, or says what is the matter
+		return true // the run repairs it, or says what is the matter
 	}
 	ctrl.LoggerFrom(ctx).Info("nothing changed since the last run of an earlier process", "revision", in.revision)
 	m.fingerprint, m.revision, m.content, m.ranAt = in.fingerprint, in.revision, in.content, time.Now()
 	m.waitFor, m.waitSince, m.settled, m.assumed = healthTargets(ks, old), time.Now(), true, true
+	return true
 }

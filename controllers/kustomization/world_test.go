@@ -65,11 +65,12 @@ type world struct {
 
 // options change what newWorld makes.
 type options struct {
-	tenant  bool   // the namespace belongs to a tenant
-	bare    bool   // who has no right to anything
-	records bool   // what was applied is remembered beyond a restart
-	account string // of --default-service-account
-	change  func(*Reconciler)
+	tenant   bool     // the namespace belongs to a tenant
+	bare     bool     // who has no right to anything
+	records  bool     // what was applied is remembered beyond a restart
+	platform []string // further platform namespaces, which the controller sees
+	account  string   // of --default-service-account
+	change   func(*Reconciler)
 }
 
 // judge denies what deny says, and counts: it is asked once a build.
@@ -244,7 +245,7 @@ func (w *world) tenancy(o options) *tenants.Index {
 	settings := tenants.DefaultSettings()
 	settings.DefaultServiceAccount = o.account
 	if !o.tenant {
-		settings.PlatformNamespaces = append(settings.PlatformNamespaces, w.ns)
+		settings.PlatformNamespaces = append(append(settings.PlatformNamespaces, w.ns), o.platform...)
 		w.bind("platform-for-tests", settings.PlatformUser())
 		return tenants.NewIndex(nil, settings)
 	}
@@ -285,9 +286,13 @@ func (w *world) start(o options) {
 	if w.cluster, err = cluster.New(ctx, opts); err != nil {
 		w.Fatal(err)
 	}
+	seen := map[string]cache.Config{w.ns: {}}
+	for _, ns := range o.platform {
+		seen[ns] = cache.Config{}
+	}
 	mgr, err := ctrl.NewManager(w.config, ctrl.Options{
 		Scheme: scheme(w.T), Metrics: metricsserver.Options{BindAddress: "0"},
-		Cache:      cache.Options{DefaultNamespaces: map[string]cache.Config{w.ns: {}}},
+		Cache:      cache.Options{DefaultNamespaces: seen},
 		Controller: config.Controller{SkipNameValidation: new(true)},
 	})
 	if err != nil {
