@@ -148,11 +148,10 @@ func (f *fileSystem) check(name string, k *types.Kustomization) error {
 	}
 	for i := range k.SecretGenerator {
 		c.sources("secretGenerator", &k.SecretGenerator[i].KvPairSources)
-		for _, l := range k.SecretGenerator[i].LiteralSources {
-			_, v, _ := strings.Cut(l, "=")
-			f.private = append(f.private, plaintext.FromString(l), plaintext.FromString(v))
-		}
 	}
+	k.Generators = c.plugins("generators", k.Generators, builtinGenerators)
+	k.Transformers = c.plugins("transformers", k.Transformers, builtinTransformers)
+	k.Validators = c.plugins("validators", k.Validators, builtinTransformers)
 	if c.err != nil {
 		return c.err
 	}
@@ -168,7 +167,8 @@ func (f *fileSystem) check(name string, k *types.Kustomization) error {
 	return nil
 }
 
-// refuseFields refuses what starts programs, fetches, or changes the schema that all builds of the process share.
+// refuseFields refuses what starts programs, and schemas from the repository: those of openapi are shared by all builds of
+// the process, and kustomize follows their references, and those of crds, round and round until the process ends.
 func refuseFields(name string, k *types.Kustomization) error {
 	for _, r := range []struct {
 		field  string
@@ -176,14 +176,11 @@ func refuseFields(name string, k *types.Kustomization) error {
 		remedy string
 	}{
 		{"helmCharts", len(k.HelmCharts) > 0 || len(k.HelmChartInflationGenerator) > 0 || k.HelmGlobals != nil, "render the chart and commit the result"},
-		{"generators", len(k.Generators) > 0, "use configMapGenerator or secretGenerator, or commit the generated files"},
-		{"transformers", len(k.Transformers) > 0, "use the fields of the kustomization: labels, patches, replacements, images"},
-		{"validators", len(k.Validators) > 0, "use a Policy"},
 		{"openapi", len(k.OpenAPI) > 0, "remove it; merge lists of custom resources with JSON 6902 patches"},
 		{"crds", len(k.Crds) > 0, "remove it; list the CRDs under resources, and references under configurations"},
 	} {
 		if r.used {
-			return denied(name, "the field is not served: it runs programs, fetches, or changes what other builds share").At(r.field).Fix("%s", r.remedy)
+			return denied(name, "the field is not served: it runs programs, or reads schemas that could end or change other builds").At(r.field).Fix("%s", r.remedy)
 		}
 	}
 	return nil
@@ -227,6 +224,10 @@ func (c *checker) sources(field string, s *types.KvPairSources) {
 		s.FileSources[i] = key + "=" + c.path(field+".files", file, asData)
 	}
 	if field == "secretGenerator" {
+		for _, l := range s.LiteralSources {
+			_, v, _ := strings.Cut(l, "=")
+			c.f.private = append(c.f.private, plaintext.FromString(l), plaintext.FromString(v))
+		}
 		for _, entry := range append(append(slices.Clone(s.FileSources), s.EnvSources...), s.EnvSource) {
 			_, file, named := strings.Cut(entry, "=")
 			if !named {

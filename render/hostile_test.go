@@ -76,17 +76,37 @@ func TestT21_NothingLeavesTheRepository(t *testing.T) {
 }
 
 func TestT21_ProgramsAndSharedSchemasAreRefused(t *testing.T) {
-	for field, text := range map[string]string{
-		"generators":   "generators: [g.yaml]\n",
-		"transformers": "transformers: [g.yaml]\n",
-		"validators":   "validators: [\"apiVersion: builtin\\nkind: LabelTransformer\\nmetadata: {name: x}\"]\n",
-		"helmCharts":   "helmCharts: [{name: x, repo: \"https://example.com\"}]\n",
-		"openapi":      "openapi: {path: s.json}\n",
-		"crds":         "crds: [c.yaml]\n",
+	t.Setenv("PATH", t.TempDir())
+	inline := func(kind, more string) string {
+		return "apiVersion: builtin\nkind: " + kind + "\nmetadata: {name: x}\n" + more
+	}
+	for name, c := range map[string]struct{ kustomization, file string }{
+		"generators of a program":   {"generators: [g.yaml]\n", "apiVersion: v1\nkind: Gen\nmetadata: {name: x, annotations: {config.kubernetes.io/function: \"exec: {path: ./x}\"}}\n"},
+		"generators that run helm":  {"generators: [g.yaml]\n", inline("HelmChartInflationGenerator", "releaseName: x\nrepo: https://example.com\n")},
+		"transformers of a program": {"transformers: [g.yaml]\n", "apiVersion: someteam.example.com/v1\nkind: PrefixTransformer\nmetadata: {name: x}\n"},
+		"transformers of nothing":   {"transformers: [g.yaml]\n", "x: y\n"},
+		"transformers no name":      {"transformers: [g.yaml]\n", "apiVersion: builtin\nkind: PrefixTransformer\nprefix: x\n"},
+		"transformers of a URL":     {"transformers: [\"https://example.com/x.yaml\"]\n", ""},
+		"transformers text":         {"transformers: [\"https://example.com/x.yaml\\n\"]\n", ""},
+		"transformers of a folder":  {"transformers: [d]\n", ""},
+		"transformers patch":        {"transformers: [g.yaml]\n", inline("PatchTransformer", "path: https://example.com/x.yaml\n")},
+		"transformers Patch":        {"transformers: [g.yaml]\n", inline("PatchTransformer", "Path: https://example.com/x.yaml\n")},
+		"transformers paths":        {"transformers: [g.yaml]\n", inline("PatchStrategicMergeTransformer", "paths: [https://example.com/x.yaml]\n")},
+		"transformers 6902":         {"transformers: [g.yaml]\n", inline("PatchJson6902Transformer", "path: ../../etc/passwd\n")},
+		"transformers replacement":  {"transformers: [g.yaml]\n", inline("ReplacementTransformer", "replacements: [{path: https://example.com/x}]\n")},
+		"transformers target":       {"transformers: [g.yaml]\n", inline("ValueAddTransformer", "targetFilePath: /etc/passwd\n")},
+		"generators files":          {"generators: [g.yaml]\n", inline("ConfigMapGenerator", "files: [\"k=/etc/passwd\"]\n")},
+		"generators env":            {"generators: [g.yaml]\n", inline("SecretGenerator", "env: https://example.com/env\n")},
+		"generators envs":           {"generators: [g.yaml]\n", inline("SecretGenerator", "ENVS: [/proc/self/environ]\n")},
+		"validators of a program":   {"validators: [\"apiVersion: v1\\nkind: X\\nmetadata: {name: x}\"]\n", ""},
+		"helmCharts":                {"helmCharts: [{name: x, repo: \"https://example.com\"}]\n", ""},
+		"openapi":                   {"openapi: {path: g.yaml}\n", ""},
+		"crds":                      {"crds: [g.yaml]\n", ""},
 	} {
-		_, _, err := build(repo(map[string]string{"kustomization.yaml": text, "g.yaml": "x: y\n"}), Options{}, nil)
-		if fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), field) {
-			t.Errorf("%s: got %v", field, err)
+		files := repo(map[string]string{"kustomization.yaml": c.kustomization + "resources: [a.yaml]\n", "a.yaml": configMap("a"), "g.yaml": c.file, "d/kustomization.yaml": "resources: []\n"})
+		_, _, err := build(files, Options{}, nil)
+		if kind := fault.KindOf(err); kind != fault.Denied && kind != fault.Invalid || strings.Contains(err.Error(), "kustomize:") {
+			t.Errorf("%s: got %v", name, err)
 		}
 	}
 }
