@@ -37,12 +37,19 @@ func (f *fileSystem) prepare() error {
 		}
 	}
 	f.rootFile = name
+	f.sorted = k.SortOptions != nil
 	f.opts.merge(&k)
 	if err := f.addComponents(name, &k); err != nil {
 		return err
 	}
 	f.keepOrigin = slices.Contains(k.BuildMetadata, types.OriginAnnotations)
-	if !f.keepOrigin {
+	for _, p := range f.opts.Patches {
+		if p.Target != nil {
+			f.noteOrigin([]byte(p.Target.AnnotationSelector))
+		}
+		f.noteOrigin([]byte(p.Patch))
+	}
+	if !f.keepOrigin && !f.anonymous {
 		k.BuildMetadata = append(k.BuildMetadata, types.OriginAnnotations)
 	}
 	return f.check(name, &k)
@@ -112,6 +119,7 @@ func (f *fileSystem) load(name string) (types.Kustomization, error) {
 	if _, err := manifest.Decode(name, data, manifest.DefaultLimits); err != nil {
 		return k, err
 	}
+	f.noteOrigin(data)
 	if err := k.Unmarshal(data); err != nil {
 		return k, invalid(name, "not a kustomization: %s", f.words(err)).Fix("correct the field")
 	}
@@ -129,14 +137,8 @@ func (f *fileSystem) check(name string, k *types.Kustomization) error {
 	c.list("resources", k.Resources, asResource)
 	c.list("components", k.Components, asOther)
 	c.list("configurations", k.Configurations, asOther)
-	for i, p := range k.PatchesStrategicMerge {
-		if strings.Contains(string(p), "\n") {
-			c.keep(bounded(name, []byte(p)))
-			continue
-		}
-		k.PatchesStrategicMerge[i] = types.PatchStrategicMerge(c.path("patchesStrategicMerge", string(p), asOther))
-	}
 	c.patches("patches", k.Patches)
+	c.strategicMerge(k)
 	c.patches("patchesJson6902", k.PatchesJson6902)
 	for i := range k.Replacements {
 		if k.Replacements[i].Path != "" {
@@ -213,6 +215,22 @@ func (c *checker) patches(field string, patches []types.Patch) {
 			patches[i].Path = c.path(field, patches[i].Path, asOther)
 		}
 	}
+}
+
+// strategicMerge moves patches to the field that does not make kustomize print a warning: before the others, which is
+// when kustomize applies them.
+func (c *checker) strategicMerge(k *types.Kustomization) {
+	var moved []types.Patch
+	for _, p := range k.PatchesStrategicMerge {
+		if strings.Contains(string(p), "\n") {
+			c.keep(bounded(c.name, []byte(p)))
+			moved = append(moved, types.Patch{Patch: string(p)})
+			continue
+		}
+		moved = append(moved, types.Patch{Path: c.path("patchesStrategicMerge", string(p), asOther)})
+	}
+	k.PatchesStrategicMerge = nil
+	k.Patches = append(moved, k.Patches...)
 }
 
 func (c *checker) sources(field string, s *types.KvPairSources) {

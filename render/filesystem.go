@@ -1,6 +1,7 @@
 package render
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"io/fs"
@@ -41,6 +42,9 @@ type fileSystem struct {
 
 	rootFile   string // its kustomization file, or the one made for it
 	keepOrigin bool   // the user wants the annotation
+	sorted     bool   // it says how objects are sorted
+	anonymous  bool   // objects do not note where they come from
+	readOrigin bool   // something in the build may read that note
 
 	kustomizations map[string][]byte // checked, by name of the file
 	roles          map[string]role
@@ -101,6 +105,12 @@ func (f *fileSystem) ReadFile(p string) ([]byte, error) {
 	return data, nil
 }
 
+// noteOrigin looks for the annotation in which kustomize notes files. We ask for it to learn them, and nothing that a
+// selector or a replacement can see may be there only because of that.
+func (f *fileSystem) noteOrigin(text []byte) {
+	f.readOrigin = f.readOrigin || bytes.Contains(text, []byte(originAnnotation))
+}
+
 // inspect bounds a file and, for resources, checks it in the words that a plain folder gets.
 func (f *fileSystem) inspect(name string, data []byte) error {
 	if f.confidential[name] {
@@ -113,6 +123,7 @@ func (f *fileSystem) inspect(name string, data []byte) error {
 	case asData:
 		return nil
 	case asUnknown, asOther:
+		f.noteOrigin(data)
 		return bounded(name, data)
 	case asResource:
 	}

@@ -20,10 +20,12 @@ const originAnnotation = "config.kubernetes.io/origin"
 // kustomize builds one directory with the options of b merged into its kustomization file, or into one made for it.
 func (b *Build) kustomize(t *tree, dir string) ([]item, error) {
 	f := newFileSystem(t, b.opts, dir)
-	if err := f.prepare(); err != nil {
-		return nil, err
+	m, err := f.build()
+	if f.readOrigin && !f.keepOrigin { // known only now that all files were read
+		f = newFileSystem(t, b.opts, dir)
+		f.anonymous = true
+		m, err = f.build()
 	}
-	m, err := f.run()
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +45,13 @@ func (b *Build) kustomize(t *tree, dir string) ([]item, error) {
 	return items, nil
 }
 
+func (f *fileSystem) build() (resmap.ResMap, error) {
+	if err := f.prepare(); err != nil {
+		return nil, err
+	}
+	return f.run()
+}
+
 // run calls kustomize. Plugins, helm and functions are off. What was wrong with a file is reported in our words, if it
 // was us who refused it; a panic is reported without its value.
 func (f *fileSystem) run() (m resmap.ResMap, err error) {
@@ -54,6 +63,9 @@ func (f *fileSystem) run() (m resmap.ResMap, err error) {
 	o := krusty.MakeDefaultOptions()
 	o.LoadRestrictions = types.LoadRestrictionsNone // the file system itself ends at the repository
 	o.PluginConfig = types.DisabledPluginConfig()
+	if f.sorted { // kustomize prints a warning where both say how to sort, and takes the file's way
+		o.Reorder = krusty.ReorderOptionUnspecified
+	}
 	m, err = krusty.MakeKustomizer(o).Run(f, mount+"/"+f.dir)
 	if f.refused != nil {
 		return nil, f.refused
