@@ -25,7 +25,7 @@ func NewFolder(files fs.FS) (*Folder, error) {
 		switch {
 		case err != nil:
 			return fs.SkipDir // who asks for what is in it learns why
-		case e.IsDir() && (e.Name() == ".git" || name != "." && b.hidden(strings.Split(name, "/"))):
+		case e.IsDir() && e.Name() == ".git":
 			return fs.SkipDir
 		case e.Name() != ignoreFile || !e.Type().IsRegular():
 			return nil
