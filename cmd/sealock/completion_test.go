@@ -38,7 +38,7 @@ func TestNamesAreCompleted(t *testing.T) {
 		{[]string{"why", "--kubeconfig", p.kubeconfig, "-n", p.session.namespace, "deployment/"}, "deployment/api\ndeployment/web\n:"},
 		{[]string{"get", "ks", "-o", ""}, "json\nname\nyaml\n"},
 		{[]string{"diff", "ks", "-o", ""}, "json\nyaml\n"},
-		{[]string{"adopt", "flux", "--accept", "h"}, "helm-charts\n"},
+		{[]string{"adopt", "flux", "--accept", ""}, "controllers\ncrds\n"},
 	} {
 		if _, out, _ := sealock(t, append([]string{"__complete"}, tc.args...)...); !strings.HasPrefix(out, tc.want) {
 			t.Errorf("%v: %s", tc.args, out)
