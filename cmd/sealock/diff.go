@@ -18,6 +18,8 @@ type diffOptions struct {
 	path     string
 	revision string
 	keys     string
+	file     string
+	system   string
 	output   string
 }
 
@@ -44,10 +46,14 @@ Everything is read, and dry-run, with your own rights; --as sealock:tenant:NAME 
 Values of secrets are not shown. Each stands as a short digest, so that two different values are told apart; the digests
 of another call are others. Encrypted files that no key at hand opens are shown as **SOPS** and not compared.
 
-The exit code is 0 without a difference, 1 with differences, and above 1 when it could not be found out.`,
+Fences of the tenant and policies are asked as well, as far as you may read them, and say what they would deny.
+
+The exit code is 0 without a difference, 1 with differences, and above 1 when something is denied or it could not be found
+out.`,
 		Example: `  sealock diff ks app --path ./deploy
   sealock diff ks app                      # in a clone of the repository: the folder that spec.path names
   sealock diff ks app --revision my-branch
+  sealock diff ks app --path ./deploy --kustomization-file ./app.yaml
   sealock diff ks app --path . --decryption-keys ~/.config/sops/age/keys.txt -o json`,
 		Args: oneName, ValidArgsFunction: o.names(k),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,6 +69,8 @@ The exit code is 0 without a difference, 1 with differences, and above 1 when it
 	flags.StringVar(&o.path, "path", "", "Folder that stands for spec.path; by default that folder of the Git repository around you.")
 	flags.StringVar(&o.revision, "revision", "", "Branch, tag or commit of the clone to take instead of what is checked out.")
 	flags.StringVar(&o.keys, "decryption-keys", "", "File with age identities, instead of the Secret on the cluster.")
+	flags.StringVar(&o.file, "kustomization-file", "", "File with the Kustomization, instead of the one on the cluster, which need not exist then.")
+	flags.StringVar(&o.system, "system-namespace", systemNamespace, "Namespace of the installation.")
 	formatFlag(cmd, &o.output, "", "Format: json or yaml; lines for people without it.", "json", "yaml")
 	_ = cmd.MarkFlagDirname("path")
 	return cmd
@@ -94,7 +102,8 @@ type comparison struct {
 	Skipped       int          `json:"skipped"`
 	Unchanged     int          `json:"unchanged"`
 	Notes         []string     `json:"notes,omitempty"`
-	Objects       []difference `json:"objects"` // without those that are unchanged
+	Verdict       *verdict     `json:"verdict,omitempty"` // as that of verify; none where the policies cannot be read
+	Objects       []difference `json:"objects"`           // without those that are unchanged
 }
 
 // difference is what would happen to one object.
@@ -122,7 +131,7 @@ func (o *diffOptions) run(ctx context.Context, name string, out, notes io.Writer
 	if err != nil {
 		return err
 	}
-	ks, err := s.get(ctx, kustomizationKind, s.namespace, name)
+	ks, err := o.kustomization(ctx, s, name)
 	if err != nil {
 		return err
 	}
@@ -134,7 +143,7 @@ func (o *diffOptions) run(ctx context.Context, name string, out, notes io.Writer
 	if err != nil {
 		return err
 	}
-	c, err := s.compare(ctx, ks, from, o.keys)
+	c, err := s.compare(ctx, ks, from, o.keys, o.system)
 	if err != nil {
 		return err
 	}
@@ -143,10 +152,24 @@ func (o *diffOptions) run(ctx context.Context, name string, out, notes io.Writer
 	} else {
 		err = c.print(out, notes)
 	}
-	if err != nil || c.Created+c.Changed+c.Pruned == 0 {
+	switch {
+	case err != nil:
 		return err
+	case c.Verdict != nil && c.Verdict.Denied > 0:
+		return &ended{code: 2}
+	case c.Created+c.Changed+c.Pruned > 0:
+		return &ended{code: 1}
 	}
-	return &ended{code: 1}
+	return nil
+}
+
+// kustomization is that of the cluster, or of a file.
+func (o *diffOptions) kustomization(ctx context.Context, s *session, name string) (*unstructured.Unstructured, error) {
+	live, err := s.get(ctx, kustomizationKind, s.namespace, name)
+	if o.file == "" || err != nil && fault.KindOf(err) != fault.NotFound {
+		return live, err
+	}
+	return kustomizationIn(o.file, s.namespace, name, live)
 }
 
 // clone returns what is built: --path, or spec.path in the repository around the working directory.
@@ -173,11 +196,17 @@ func (c *comparison) print(out, notes io.Writer) error {
 			w.printf("  %s\n", strings.Join(each.lines(), "\n  "))
 		}
 	}
+	if c.Verdict != nil {
+		c.Verdict.list(w)
+	}
 	folder := c.Folder
 	if c.Revision != "" {
 		folder += " at " + c.Revision
 	}
 	w.printf("%s with %s: %d created, %d changed, %d pruned, %d skipped, %d unchanged\n",
 		kustomizationKind.name+"/"+c.Kustomization, folder, c.Created, c.Changed, c.Pruned, c.Skipped, c.Unchanged)
+	if c.Verdict != nil {
+		w.printf("%s\n", c.Verdict.sum())
+	}
 	return w.err
 }

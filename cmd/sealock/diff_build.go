@@ -11,7 +11,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/dynamic"
 
 	"sealock.dev/sealock/api/sealock/v1alpha1"
 	"sealock.dev/sealock/controllers/kustomization"
@@ -79,6 +78,9 @@ type wanted struct {
 	known   *plaintext.Scrubber // those values that are long enough to be told from honest text
 	unknown unknown
 	notes   []string
+
+	grant   tenants.Grant
+	tenants bool  // they could be read
 }
 
 // longEnough is the shortest value, in bytes, by which an object is taken for one that holds a secret.
@@ -95,14 +97,15 @@ func (w *wanted) learn(values ...plaintext.Value) {
 }
 
 // build makes the objects of a clone as the controller would for the Kustomization.
-func (s *session) build(ctx context.Context, ks *unstructured.Unstructured, from clone, keyFile string) (wanted, error) {
+func (s *session) build(ctx context.Context, ks *unstructured.Unstructured, from clone, keyFile, system string) (wanted, error) {
 	w := wanted{scrub: plaintext.NewScrubber(), known: plaintext.NewScrubber(), unknown: newUnknown()}
 	disk, closer, err := from.open()
 	if err != nil {
 		return w, err
 	}
 	defer closer()
-	offline := kustomization.Offline{Grant: s.grant(ctx, ks, &w), Data: ownRights{s, &w}, Decrypter: newDecrypter}
+	s.grant(ctx, ks, system, &w)
+	offline := kustomization.Offline{Grant: w.grant, Data: ownRights{s, &w}, Decrypter: newDecrypter}
 	if keyFile != "" {
 		text, err := os.ReadFile(keyFile)
 		if err != nil {
@@ -148,20 +151,17 @@ func (w *wanted) open(ctx context.Context, built kustomization.Build, files fs.F
 	return &maskedFS{FS: files, tokens: tokens, stands: w.unknown.plain}, nil
 }
 
-// grant is that of the Kustomization, as far as the person may read Tenants. Fences are the controller's to hold: here it
-// says which keys a tenant has.
-func (s *session) grant(ctx context.Context, ks *unstructured.Unstructured, w *wanted) tenants.Grant {
+// grant finds that of the Kustomization, as far as the person may read Tenants and the arguments of the controller.
+func (s *session) grant(ctx context.Context, ks *unstructured.Unstructured, system string, w *wanted) {
 	var found []v1alpha1.Tenant
-	client, err := dynamic.NewForConfig(s.config)
-	if err == nil {
-		err = list(ctx, client, "tenants", &found)
+	if err := list(ctx, s.objects, "tenants", &found); err == nil {
+		w.tenants = true
+	} else if _, decrypts, _ := unstructured.NestedMap(ks.Object, "spec", "decryption"); decrypts {
+		w.notes = append(w.notes, "the Tenants cannot be read, and so the keys of a tenant are not used")
 	}
-	if err != nil {
-		if _, decrypts, _ := unstructured.NestedMap(ks.Object, "spec", "decryption"); decrypts {
-			w.notes = append(w.notes, "the Tenants cannot be read, and so the keys of a tenant are not used")
-		}
-	}
-	return tenants.NewIndex(found, tenants.DefaultSettings()).GrantFor(ks.GetNamespace())
+	settings, _ := s.settings(ctx, system) // else those of the shipped manifests
+	index := tenants.NewIndex(found, settings)
+	w.grant = index.GrantFor(ks.GetNamespace()) // whether it may act as it says is told by its status
 }
 
 // safe returns err without the values that are known.

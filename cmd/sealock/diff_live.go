@@ -24,8 +24,8 @@ import (
 )
 
 // compare says what the folder would change as the commit of the Kustomization.
-func (s *session) compare(ctx context.Context, ks *unstructured.Unstructured, from clone, keyFile string) (*comparison, error) {
-	want, err := s.build(ctx, ks, from, keyFile)
+func (s *session) compare(ctx context.Context, ks *unstructured.Unstructured, from clone, keyFile, system string) (*comparison, error) {
+	want, err := s.build(ctx, ks, from, keyFile, system)
 	if err != nil {
 		return nil, err
 	}
@@ -38,12 +38,19 @@ func (s *session) compare(ctx context.Context, ks *unstructured.Unstructured, fr
 	if err != nil {
 		return nil, err
 	}
+	v, err := s.judged(ctx, &j.want)
+	if err != nil {
+		return nil, want.safe(err)
+	}
 	found, err := j.all(ctx, set)
 	pruned, more := j.pruned(ctx, set)
 	if err = errors.Join(err, more); err != nil {
 		return nil, want.safe(err)
 	}
-	c := &comparison{Kustomization: ks.GetNamespace() + "/" + ks.GetName(), Folder: from.shown, Revision: from.revision, Notes: want.notes, Objects: []difference{}}
+	c := &comparison{Kustomization: ks.GetNamespace() + "/" + ks.GetName(), Folder: from.shown, Revision: from.revision, Notes: j.want.notes, Verdict: v, Objects: []difference{}}
+	if v != nil {
+		v.Folder = from.shown
+	}
 	for _, d := range append(found, pruned...) {
 		c.count(d)
 	}

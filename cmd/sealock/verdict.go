@@ -120,6 +120,13 @@ const width = 80
 
 func (v *verdict) printText(out io.Writer) error {
 	w := &errWriter{out: out}
+	v.list(w)
+	w.printf("%s of %s, %s\n", plural(v.Objects, "object"), v.Folder, v.sum())
+	return w.err
+}
+
+// list prints what is wrong.
+func (v *verdict) list(w *errWriter) {
 	for _, p := range v.Problems {
 		w.printf("policy not in force\n%s", wrap(p, "      "))
 	}
@@ -131,13 +138,14 @@ func (v *verdict) printText(out io.Writer) error {
 		}
 		w.printf("%s", wrap(f.Message, "      "))
 	}
+}
+
+func (v *verdict) sum() string {
 	who := "no tenant"
 	if v.Tenant != "" {
 		who = "tenant " + v.Tenant
 	}
-	w.printf("%s of %s, judged for %s in namespace %s by %s: %d denied, %d warned\n",
-		plural(v.Objects, "object"), v.Folder, who, v.Namespace, plural(len(v.Policies), "policy", "policies"), v.Denied, v.Warned)
-	return w.err
+	return fmt.Sprintf("judged for %s in namespace %s by %s: %d denied, %d warned", who, v.Namespace, plural(len(v.Policies), "policy", "policies"), v.Denied, v.Warned)
 }
 
 // wrap breaks text at spaces so that it fits the width, each line indented. A long word stays whole, to be copied.

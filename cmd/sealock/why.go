@@ -102,7 +102,7 @@ func (o *whyOptions) run(ctx context.Context, args []string, out io.Writer) erro
 	}
 	var records provenance = fromRecord{session: s, namespace: o.system}
 	if o.path != "" {
-		records = fromFolder{provenance: records, session: s, dir: o.path}
+		records = fromFolder{provenance: records, session: s, dir: o.path, system: o.system}
 	}
 	a, err := s.why(ctx, k, name, records, o.system)
 	if err != nil {

@@ -79,6 +79,7 @@ type fromFolder struct {
 	provenance
 	session *session
 	dir     string
+	system  string
 }
 
 func (f fromFolder) of(ctx context.Context, owner types.NamespacedName, id manifest.ID) (origin, error) {
@@ -94,7 +95,7 @@ func (f fromFolder) of(ctx context.Context, owner types.NamespacedName, id manif
 	if err != nil {
 		return known, err
 	}
-	want, err := f.session.build(ctx, ks, from, "")
+	want, err := f.session.build(ctx, ks, from, "", f.system)
 	if err != nil {
 		return known, err
 	}
