@@ -67,6 +67,9 @@ func TestFromFlux(t *testing.T) {
 			continue
 		}
 		run(commands)
+		if strings.Contains(commands, "sealock reconcile --all") {
+			bootstrapped(ctx, t, w)
+		}
 		if args := argument.FindAllStringSubmatch(commands, -1); args != nil {
 			if err := w.StartController(ctx, false, args[0][1]); err != nil {
 				t.Fatal(err)
@@ -103,12 +106,17 @@ func start(ctx context.Context, t *testing.T) (*harness.World, func(string) (str
 	if _, err := w.Push(ctx, "app", "first", map[string]string{"app.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app, namespace: apps}\ndata: {a: b}\n"}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := w.Push(ctx, "flux", "bootstrap", map[string]string{"gotk-components.yaml": controllers() + olderCRDs}); err != nil {
+		t.Fatal(err)
+	}
 	if err := w.Apply(ctx, flux(w)); err != nil {
 		t.Fatal(err)
 	}
 	for _, kind := range []string{"GitRepository", "Kustomization"} {
-		if err := readyByFlux(ctx, w, kind); err != nil {
-			t.Fatal(err)
+		for _, name := range []string{"apps/app", "flux-system/flux-system"} {
+			if err := readyByFlux(ctx, w, kind, name); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	tools := t.TempDir()
@@ -125,20 +133,21 @@ func start(ctx context.Context, t *testing.T) (*harness.World, func(string) (str
 }
 
 // readyByFlux gives the object of the kind the status that Flux leaves behind: a Ready that says nothing about Sealock.
-func readyByFlux(ctx context.Context, w *harness.World, kind string) error {
+func readyByFlux(ctx context.Context, w *harness.World, kind, name string) error {
+	namespace, name, _ := strings.Cut(name, "/")
 	group := map[string]string{"GitRepository": "source", "Kustomization": "kustomize"}[kind] + ".toolkit.fluxcd.io"
-	r, err := w.Resource(schema.GroupVersionKind{Group: group, Version: "v1", Kind: kind}, "apps")
+	r, err := w.Resource(schema.GroupVersionKind{Group: group, Version: "v1", Kind: kind}, namespace)
 	if err != nil {
 		return err
 	}
 	const status = `{"status":{"observedGeneration":1,"conditions":[{"type":"Ready","status":"True","reason":"Succeeded","message":"by Flux","observedGeneration":1,"lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
-	_, err = r.Patch(ctx, "app", types.MergePatchType, []byte(status), metav1.PatchOptions{}, "status")
+	_, err = r.Patch(ctx, name, types.MergePatchType, []byte(status), metav1.PatchOptions{}, "status")
 	return err
 }
 
-// flux is an installation with one Kustomization beside its own namespace.
-func flux(w *harness.World) string {
-	text := "apiVersion: v1\nkind: Namespace\nmetadata: {name: flux-system}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: apps}\n"
+// controllers are the Deployments of Flux, as they stand in Git and in the cluster.
+func controllers() string {
+	text := ""
 	for _, name := range []string{"kustomize-controller", "source-controller", "notification-controller"} {
 		text += fmt.Sprintf(`---
 apiVersion: apps/v1
@@ -155,20 +164,74 @@ spec:
     spec: {containers: [{name: manager, image: "ghcr.io/fluxcd/%[1]s:v1.9.5"}]}
 `, name)
 	}
-	return text + fmt.Sprintf(`---
+	return text
+}
+
+// olderCRDs stand in Git beside the controllers. Applied, they would take fields away from Sealock.
+const olderCRDs = `---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: gitrepositories.source.toolkit.fluxcd.io, labels: {app.kubernetes.io/part-of: flux, app.kubernetes.io/version: v2.0.0}}
+spec:
+  group: source.toolkit.fluxcd.io
+  scope: Namespaced
+  names: {kind: GitRepository, listKind: GitRepositoryList, plural: gitrepositories, singular: gitrepository}
+  versions: [{name: v1, served: true, storage: true, subresources: {status: {}}, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: kustomizations.kustomize.toolkit.fluxcd.io, labels: {app.kubernetes.io/part-of: flux, app.kubernetes.io/version: v2.0.0}}
+spec:
+  group: kustomize.toolkit.fluxcd.io
+  scope: Namespaced
+  names: {kind: Kustomization, listKind: KustomizationList, plural: kustomizations, singular: kustomization}
+  versions: [{name: v1, served: true, storage: true, subresources: {status: {}}, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
+`
+
+// flux is an installation that was bootstrapped, with one Kustomization beside its own namespace.
+func flux(w *harness.World) string {
+	text := "apiVersion: v1\nkind: Namespace\nmetadata: {name: flux-system}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: apps}\n" + controllers()
+	for namespace, name := range map[string]string{"apps": "app", "flux-system": "flux-system"} {
+		text += fmt.Sprintf(`---
 apiVersion: v1
 kind: Secret
-metadata: {name: git, namespace: apps}
-stringData: {username: %q, password: %q}
+metadata: {name: git, namespace: %[1]s}
+stringData: {username: %[3]q, password: %[4]q}
 ---
 apiVersion: source.toolkit.fluxcd.io/v1
 kind: GitRepository
-metadata: {name: app, namespace: apps}
-spec: {interval: 10m, url: "%s/app.git", ref: {branch: main}, secretRef: {name: git}}
+metadata: {name: %[2]s, namespace: %[1]s}
+spec: {interval: 10m, url: "%[5]s/%[6]s.git", ref: {branch: main}, secretRef: {name: git}}
 ---
 apiVersion: kustomize.toolkit.fluxcd.io/v1
 kind: Kustomization
-metadata: {name: app, namespace: apps}
-spec: {interval: 10m, prune: true, sourceRef: {kind: GitRepository, name: app}}
-`, w.Env["GIT_USERNAME"], w.Env["GIT_PASSWORD"], w.Env["GIT_HTTP_URL"])
+metadata: {name: %[2]s, namespace: %[1]s}
+spec: {interval: 10m, prune: true, sourceRef: {kind: GitRepository, name: %[2]s}}
+`, namespace, name, w.Env["GIT_USERNAME"], w.Env["GIT_PASSWORD"], w.Env["GIT_HTTP_URL"], map[string]string{"apps": "app", "flux-system": "flux"}[namespace])
+	}
+	return text
+}
+
+// bootstrapped checks what Git holds of Flux: the definitions are still Sealock's, the controllers that it replaces are down.
+func bootstrapped(ctx context.Context, t *testing.T, w *harness.World) {
+	t.Helper()
+	for _, name := range []string{"gitrepositories.source.toolkit.fluxcd.io", "kustomizations.kustomize.toolkit.fluxcd.io"} {
+		crd, err := w.Get(ctx, "apiextensions.k8s.io/v1", "CustomResourceDefinition", "", name)
+		if err != nil || crd == nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if text, err := crd.MarshalJSON(); err != nil || strings.Contains(string(text), "v2.0.0") || !strings.Contains(string(text), "suspend") {
+			t.Errorf("%s is the one of Flux's manifests: %v", name, err)
+		}
+	}
+	applied, err := w.Get(ctx, "apps/v1", "Deployment", "flux-system", "notification-controller")
+	if err != nil || applied.GetLabels()["kustomize.toolkit.fluxcd.io/name"] != "flux-system" {
+		t.Errorf("the commit of Flux's manifests is not applied: %v", err)
+	}
+	for _, name := range []string{"kustomize-controller", "source-controller"} {
+		d, err := w.Typed.AppsV1().Deployments("flux-system").Get(ctx, name, metav1.GetOptions{})
+		if err != nil || *d.Spec.Replicas != 0 {
+			t.Errorf("%s is started again: %v", name, err)
+		}
+	}
 }
