@@ -141,9 +141,12 @@ func Role(t *v1alpha1.Tenant) string {
 	return t.Spec.Role
 }
 
+// ServiceAccountPrefix begins the user name of every ServiceAccount.
+const ServiceAccountPrefix = "system:serviceaccount:"
+
 // ServiceAccountUser returns the user name of a ServiceAccount.
 func ServiceAccountUser(namespace, name string) string {
-	return "system:serviceaccount:" + namespace + ":" + name
+	return ServiceAccountPrefix + namespace + ":" + name
 }
 
 // PlatformUser returns the identity of platform objects that name none.

@@ -2,11 +2,14 @@ package kustomization
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -33,11 +36,14 @@ func (r *Reconciler) finalize(ctx context.Context, ks *kustomizev1.Kustomization
 	if deletes(ks) {
 		wait, err := r.deleteOwned(ctx, ks, m, about)
 		if err != nil {
-			r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, "pruning for deleted resource failed: "+fault.Lines(err, 5), about)
-			if !hopeless(ks, err) {
-				return ctrl.Result{}, err
+			left, hopeless := r.forsaken(ctx, ks, err)
+			if !hopeless {
+				return r.undeleted(ctx, ks, m, err, about)
 			}
-			r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, "unable to prune objects:\n"+listed(ks), about)
+			if len(left) > 0 {
+				r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, pruneFailed+fault.Lines(err, 5), about)
+				r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, "unable to prune objects:\n"+strings.Join(left, "\n"), about)
+			}
 		}
 		if wait {
 			return ctrl.Result{RequeueAfter: terminationLook}, nil
@@ -52,10 +58,19 @@ func (r *Reconciler) finalize(ctx context.Context, ks *kustomizev1.Kustomization
 	return ctrl.Result{}, nil
 }
 
-// hopeless reports that waiting would not bring back what is needed to delete: an identity, or the kubeconfig of a cluster.
-func hopeless(ks *kustomizev1.Kustomization, err error) bool {
-	kind := fault.KindOf(err)
-	return kind == fault.Denied || ks.Spec.KubeConfig != nil && (kind == fault.Invalid || kind == fault.NotFound)
+// pruneFailed begins what is told of a deletion that failed.
+const pruneFailed = "pruning for deleted resource failed: "
+
+// undeleted says why the Kustomization is still there, and has it tried again.
+func (r *Reconciler) undeleted(ctx context.Context, ks *kustomizev1.Kustomization, m *memory, cause error, about revisions) (ctrl.Result, error) {
+	r.event(ks, m, corev1.EventTypeWarning, fluxmeta.PruneFailedReason, pruneFailed+fault.Lines(cause, 5), about)
+	ctrl.LoggerFrom(ctx).Info("failed", "reason", fluxmeta.PruneFailedReason, "error", fault.Lines(cause, messageLines))
+	err := r.patchStatus(ctx, ks, func(s *kustomizev1.KustomizationStatus) {
+		set(s, ks.Generation, fluxmeta.ReadyCondition, metav1.ConditionFalse, fluxmeta.PruneFailedReason, pruneFailed+fault.Lines(cause, messageLines))
+		set(s, ks.Generation, fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingWithRetryReason, progress(""))
+		meta.RemoveStatusCondition(&s.Conditions, fluxmeta.StalledCondition)
+	})
+	return ctrl.Result{RequeueAfter: r.retryAfter(ks, m, cause)}, err
 }
 
 func deletes(ks *kustomizev1.Kustomization) bool {
@@ -96,6 +111,7 @@ func (r *Reconciler) deleteOwned(ctx context.Context, ks *kustomizev1.Kustomizat
 	if err != nil {
 		return false, err
 	}
+	rightsLast(plan.Prune)
 	deleted, _, err := in.cluster.Prune(ctx, in.grant, plan)
 	if text := changeLog(deleted); text != "" {
 		r.event(ks, m, corev1.EventTypeNormal, fluxmeta.ReconciliationSucceededReason, text, about)
@@ -128,13 +144,4 @@ func terminating(old []manifest.ID, deleted []manifest.Change, m *memory) []mani
 		return old
 	}
 	return m.deleting
-}
-
-func listed(ks *kustomizev1.Kustomization) string {
-	ids, _ := inventoryOf(ks)
-	text := ""
-	for _, id := range ids {
-		text += id.Ref().String() + "\n"
-	}
-	return text
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -34,7 +35,7 @@ func (d *Devcluster) InstallCRDs(t testing.TB) {
 	}
 }
 
-// Namespace makes a namespace of its own for a test, with the given labels, and deletes it after the test.
+// Namespace makes a namespace of its own for a test, with the given labels, and deletes it after the test, if that has not.
 func (d *Devcluster) Namespace(t testing.TB, labels map[string]string) string {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(d.Config)
@@ -49,7 +50,7 @@ func (d *Devcluster) Namespace(t testing.TB, labels map[string]string) string {
 	}
 	t.Cleanup(func() {
 		// The context of the test is over by now.
-		if err := client.CoreV1().Namespaces().Delete(context.WithoutCancel(t.Context()), ns.Name, metav1.DeleteOptions{}); err != nil {
+		if err := client.CoreV1().Namespaces().Delete(context.WithoutCancel(t.Context()), ns.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			t.Errorf("deleting namespace %s: %v", ns.Name, err)
 		}
 	})
