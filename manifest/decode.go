@@ -12,6 +12,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -252,6 +253,12 @@ func (c converter) scalar(n *yaml.Node) (any, error) {
 		return f, nil
 	case "!!str", "!!timestamp":
 		return n.Value, nil
+	case "!!binary": // base64 of a text
+		var text string
+		if n.Decode(&text) != nil || !utf8.ValidString(text) {
+			return nil, c.fail(n, "write it as text, or under data of a Secret or binaryData", "the value is not base64 of a text")
+		}
+		return text, nil
 	}
 	return nil, c.fail(n, "use strings, numbers, booleans, lists and mappings only", "unsupported YAML tag")
 }

@@ -72,7 +72,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"deep":          {strings.Repeat("[", 5000) + strings.Repeat("]", 5000), "a.yaml"},
 		"nan":           {"a: .nan\n", "not a number"},
 		"big":           {"a: \"" + strings.Repeat("x", 6<<20) + "\"", "more than the limit"},
-		"binary tag":    {"a: !!binary aGk=\n", "unsupported YAML tag"},
+		"binary tag":    {"a: !!binary /////w==\n", "not base64 of a text"},
+		"own tag":       {"a: !own aGk=\n", "unsupported YAML tag"},
 		"map as key":    {"{a: b}: c\n", "a.yaml"},
 	} {
 		_, err := Decode("a.yaml", []byte(c.text), DefaultLimits)

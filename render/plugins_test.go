@@ -72,7 +72,9 @@ func TestTheNoteOfFilesIsSeenByNobody(t *testing.T) {
 
 // Deprecated fields of which kustomize prints warnings past every logger work as before.
 func TestOldFieldsAreMovedInTheirOrder(t *testing.T) {
-	set := func(v string) string { return "apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: a}\n  data: {k: " + v + "}\n" }
+	set := func(v string) string {
+		return "apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: a}\n  data: {k: " + v + "}\n"
+	}
 	files := repo(map[string]string{
 		"kustomization.yaml": "resources: [a.yaml, b.yaml]\nsortOptions: {order: fifo}\npatches: [{path: last.yaml}]\npatchesStrategicMerge:\n- first.yaml\n- |-\n  " + set("second") +
 			"- |-\n  apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: b}\n  $patch: delete\n",

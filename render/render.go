@@ -239,12 +239,29 @@ func (b *Build) objects(items []item, tokens *plaintext.Tokens) ([]manifest.Obje
 	return out, "sha256:" + hex.EncodeToString(sum.Sum(nil)), errors.Join(errs...)
 }
 
+// tidy drops what kustomize drops: annotations of its own, and none at all.
+func tidy(meta map[string]any) {
+	annotations, present := meta["annotations"].(map[string]any)
+	for k := range annotations {
+		if strings.HasPrefix(k, "internal.config.kubernetes.io/") || k == "config.kubernetes.io/index" {
+			delete(annotations, k)
+			if len(annotations) == 0 {
+				delete(meta, "annotations")
+			}
+		}
+	}
+	if !present && meta["annotations"] == nil {
+		delete(meta, "annotations")
+	}
+}
+
 // finish sets the common metadata and drops the null that client-go prints into manifests.
 func (b *Build) finish(body map[string]any) {
 	meta, _ := body["metadata"].(map[string]any)
 	if meta == nil {
 		return
 	}
+	tidy(meta)
 	if v, present := meta["creationTimestamp"]; present && v == nil {
 		delete(meta, "creationTimestamp")
 	}

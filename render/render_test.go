@@ -127,6 +127,28 @@ func TestLocalConfigIsNotApplied(t *testing.T) {
 	}
 }
 
+// What kustomize takes for its own, or for nothing, is not applied from a plain folder either.
+func TestNotesOfKustomizeAreNotApplied(t *testing.T) {
+	files := repo(map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {internal.config.kubernetes.io/index: '1', config.kubernetes.io/index: '0'}}\n---\n" +
+		"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: b\n  annotations:\ndata: {k: !!binary aGVsbG8=}\n---\n" +
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, annotations: {internal.config.kubernetes.io/x: '1', own: x}}\n"})
+	set := mustBuild(t, files, Options{}, nil)
+	for i, want := range []any{nil, nil, map[string]any{"own": "x"}} {
+		if d := cmp.Diff(want, set[i].Peek("metadata", "annotations")); d != "" {
+			t.Errorf("%s: %s", set[i].Ref(), d)
+		}
+		if _, there := set[i].Peek("metadata").(map[string]any)["annotations"]; there != (want != nil) {
+			t.Errorf("%s: %v", set[i].Ref(), set[i].Body())
+		}
+	}
+	if set[1].Peek("data", "k") != "hello" {
+		t.Errorf("%v", set[1].Body())
+	}
+	if _, _, err := build(repo(map[string]string{"a.yaml": configMap("a") + "data: {k: !!binary /////w==}\n"}), Options{}, nil); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("got %v", err)
+	}
+}
+
 // JSON is applied where a kustomization lists it.
 func TestJSONInResources(t *testing.T) {
 	files := repo(map[string]string{"kustomization.yaml": "resources: [a.json, B.YAML]\n", "B.YAML": configMap("b"), "a.json": `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}`})
