@@ -41,7 +41,9 @@ func TestT41_TypeFlipsAreSilent(t *testing.T) {
 	}
 }
 
-func TestTamperedFilesAreRefused(t *testing.T) {
+// TestHazard_UnverifiedMAC: Flux opens files whose MAC does not match (flux.md 1.5), so that values can be moved between
+// fields and plain fields changed by whoever may push.
+func TestHazard_UnverifiedMAC(t *testing.T) {
 	data := string(golden(t, "secrets.enc.yaml"))
 	password := data[strings.Index(data, "password: ")+len("password: "):]
 	password = password[:strings.IndexByte(password, '\n')]
