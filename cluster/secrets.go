@@ -54,7 +54,8 @@ func (c *Client) WriteSecret(ctx context.Context, p manifest.Produced, dryRun bo
 		return change, err
 	}
 	want := digestOf(c.opts.Key, []byte(p.Secret.Digest(c.opts.Key)+w.ownerUID+p.FieldManager))
-	if c.stillThere(w.key, want) {
+	if version, still := c.stillThere(w.key, want); still {
+		change.Version = version
 		return change, nil
 	}
 	for try := 1; ; try++ {
@@ -67,6 +68,7 @@ func (c *Client) WriteSecret(ctx context.Context, p manifest.Produced, dryRun bo
 		}
 		if version != "" && !dryRun {
 			c.written.Add(w.key, wrote{digest: want, version: version})
+			change.Version = version
 		}
 		change.Action = action
 		return change, nil
@@ -101,17 +103,17 @@ func (c *Client) expects(key string) bool {
 }
 
 // stillThere reports whether some watch of the caller's shows the very version that we left with the same content.
-func (c *Client) stillThere(key string, want digest) bool {
+func (c *Client) stillThere(key string, want digest) (version string, still bool) {
 	if c.opts.SecretVersion == nil {
-		return false
+		return "", false
 	}
 	last, ok := c.written.Get(key)
 	if !ok || last.(wrote).digest != want { //nolint:forcetypeassert // only these are put there
-		return false
+		return "", false
 	}
 	ns, name, _ := strings.Cut(key, "/")
-	version, ok := c.opts.SecretVersion(ns, name)
-	return ok && version == last.(wrote).version //nolint:forcetypeassert // as above
+	version, ok = c.opts.SecretVersion(ns, name)
+	return version, ok && version == last.(wrote).version //nolint:forcetypeassert // as above
 }
 
 // secretWriter is the state of one WriteSecret.
@@ -125,11 +127,14 @@ type secretWriter struct {
 	dryRun   bool
 }
 
-// findOwner asks the view, then the API server. A dry run of a Secret that seems to be new can do without: whether the
+// findOwner asks the view, then whoever produced the Secret, then the API server. A dry run of a Secret that seems to be new can do without: whether the
 // owner may be its controller matters only where there is a Secret already.
 func (w *secretWriter) findOwner(ctx context.Context) error {
 	owner := w.produced.Owner
 	w.ownerUID = w.shownUID(schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind), owner.Namespace, owner.Name)
+	if w.ownerUID == "" {
+		w.ownerUID = w.produced.OwnerUID
+	}
 	if w.ownerUID != "" || w.dryRun && !w.expected && w.produced.CreateIfAbsent {
 		return nil
 	}

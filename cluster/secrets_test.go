@@ -282,15 +282,20 @@ func TestNewSecretCostsADryRunAndAWrite(t *testing.T) {
 		t.Errorf("the dry-run: %s", diff)
 	}
 	w.run(w.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied}\n"))
-	w.rec.take()
-	if a := w.writeSecret(p); a != manifest.Created {
-		t.Errorf("%s", a)
-	}
-	if diff := cmp.Diff([]string{collection}, w.rec.take()); diff != "" {
-		t.Errorf("the write: %s", diff)
-	}
-	if s := w.secret("s"); len(s.OwnerReferences) != 1 {
-		t.Errorf("owners %v", s.OwnerReferences)
+	byOther := w.producer("other", map[string]string{"k": "v"})
+	byOther.OwnerUID = "9f1c2d34-0000-4000-8000-000000000001"
+	for _, each := range []manifest.Produced{p, byOther} {
+		w.rec.take()
+		c, err := w.client.WriteSecret(t.Context(), each, false)
+		if err != nil || c.Action != manifest.Created {
+			t.Errorf("%v %v", c, err)
+		}
+		if diff := cmp.Diff([]string{collection}, w.rec.take()); diff != "" {
+			t.Errorf("the write: %s", diff)
+		}
+		if s := w.secret(c.ID.Name); len(s.OwnerReferences) != 1 || s.ResourceVersion != c.Version {
+			t.Errorf("owners %v, version %s, told as %s", s.OwnerReferences, s.ResourceVersion, c.Version)
+		}
 	}
 }
 

@@ -89,6 +89,8 @@ const (
 type Change struct {
 	ID     ID
 	Action Action
+	// Version is the resource version of a produced Secret as the call left it, "" when it is not known.
+	Version string
 }
 
 // String returns "Kind/namespace/name action".
@@ -166,6 +168,8 @@ func (p Plan) Changed() bool {
 type Produced struct {
 	// Owner is the SealedSecret or ExternalSecret. It exists before the Secret is written.
 	Owner fault.Ref
+	// OwnerUID is the uid of the live owner, "" when it is not known. It is never what a commit says of itself.
+	OwnerUID string
 	// Secret is what to write. Its Name is set even when Keep is.
 	Secret Object
 	// Keep says that the live Secret is valid and nothing is to be written.
