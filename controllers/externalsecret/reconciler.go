@@ -121,7 +121,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			return ctrl.Result{RequeueAfter: untilNext(spec, was, r.now())}, nil
 		}
 	}
-	did := r.refresh(ctx, obj, why)
+	did := r.refresh(ctx, live.GetUID(), obj, why)
 	if errors.Is(did.err, externalsecrets.ErrForeignClass) {
 		r.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
@@ -133,17 +133,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, did.err // tried again with back-off, whatever it is: what is wrong may be in the provider
 	}
 	r.settle(req.NamespacedName, changes)
+	r.found(req.NamespacedName, did.version)
 	return ctrl.Result{RequeueAfter: untilNext(spec, v1.ExternalSecretStatus{RefreshTime: metav1.NewTime(r.now())}, r.now())}, nil
 }
 
 // outcome is what one refresh did.
 type outcome struct {
-	action manifest.Action
-	kept   bool // nothing was to be written
-	err    error
+	action  manifest.Action
+	kept    bool   // nothing was to be written
+	version string // of the Secret that was left, "" when it is not known
+	err     error
 }
 
-func (r *Reconciler) refresh(ctx context.Context, obj manifest.Object, why reason) outcome {
+func (r *Reconciler) refresh(ctx context.Context, uid types.UID, obj manifest.Object, why reason) outcome {
 	maxAge := coalesce
 	if why == dueChanged || why == dueAgain {
 		maxAge = 0 // whoever touches the object wants what is there now
@@ -155,11 +157,12 @@ func (r *Reconciler) refresh(ctx context.Context, obj manifest.Object, why reaso
 	if produced.Keep {
 		return outcome{action: manifest.Unchanged, kept: true}
 	}
+	produced.OwnerUID = string(uid)
 	change, err := r.writer.WriteSecret(ctx, produced, false)
 	if err != nil {
 		return outcome{err: scrubbed(err, produced.Secret.Values())}
 	}
-	return outcome{action: change.Action}
+	return outcome{action: change.Action, version: change.Version}
 }
 
 // scrubbed is the last net under the writer's own.
@@ -202,7 +205,7 @@ func objectOf(live *unstructured.Unstructured) (manifest.Object, error) {
 func (r *Reconciler) intact(ctx context.Context, name types.NamespacedName, obj manifest.Object, spec v1.ExternalSecretSpec) (bool, error) {
 	m := watchedSecret()
 	err := r.reader.Get(ctx, types.NamespacedName{Namespace: name.Namespace, Name: externalsecrets.TargetName(name.Name, spec)}, m)
-	if err == nil && m.ResourceVersion != "" && r.found(ctx, name) == m.ResourceVersion {
+	if err == nil && m.ResourceVersion != "" && r.lastFound(ctx, name) == m.ResourceVersion {
 		return true, nil
 	}
 	intact, readErr := r.opener.Intact(ctx, obj)
@@ -210,18 +213,26 @@ func (r *Reconciler) intact(ctx context.Context, name types.NamespacedName, obj 
 		return false, readErr
 	}
 	if err == nil {
-		r.mu.Lock()
-		r.valid[name] = m.ResourceVersion
-		r.mu.Unlock()
-		if r.memory != nil {
-			r.memory.Note(name.Namespace, name.Name, m.ResourceVersion)
-		}
+		r.found(name, m.ResourceVersion)
 	}
 	return true, nil
 }
 
-// found returns the version of the Secret that was found valid, by this process or the one before it.
-func (r *Reconciler) found(ctx context.Context, name types.NamespacedName) string {
+// found remembers the version of a Secret that was found valid, or made so.
+func (r *Reconciler) found(name types.NamespacedName, version string) {
+	if version == "" {
+		return
+	}
+	r.mu.Lock()
+	r.valid[name] = version
+	r.mu.Unlock()
+	if r.memory != nil {
+		r.memory.Note(name.Namespace, name.Name, version)
+	}
+}
+
+// lastFound returns the version of the Secret that was found valid, by this process or the one before it.
+func (r *Reconciler) lastFound(ctx context.Context, name types.NamespacedName) string {
 	r.mu.Lock()
 	version, known := r.valid[name]
 	r.mu.Unlock()

@@ -42,6 +42,8 @@ type stub struct {
 	untouched bool
 	keep      bool
 	action    manifest.Action
+	version   string // of the Secret that was written
+	ownerUID  string // that came with it
 	verified  bool
 	verify    error
 	logins    int
@@ -68,7 +70,8 @@ func (s *stub) Verify(context.Context, tenants.Grant, manifest.Object) (bool, er
 
 func (s *stub) WriteSecret(_ context.Context, p manifest.Produced, _ bool) (manifest.Change, error) {
 	s.writes++
-	return manifest.Change{ID: p.Secret.ID(), Action: s.action}, s.writeErr
+	s.ownerUID = p.OwnerUID
+	return manifest.Change{ID: p.Secret.ID(), Action: s.action, Version: s.version}, s.writeErr
 }
 
 type bench struct {

@@ -21,6 +21,35 @@ func (l lines) Recall(_ context.Context, namespace, name string) (string, error)
 
 func (l lines) Note(namespace, name, line string) { l[namespace+"/"+name] = line }
 
+// What was just written is known by its version: it is read when somebody else wrote it, and after a restart neither.
+func TestWrittenSecretIsNotReadAgain(t *testing.T) {
+	secret := &corev1.Secret{}
+	secret.SetNamespace(at.Namespace)
+	secret.SetName(at.Name)
+	own := externalSecret(nil)
+	own.SetUID("u-1")
+	b := newBench(t, own, secret)
+	remembered := lines{}
+	b.Reconciler.memory = remembered
+	b.version = secret.ResourceVersion
+	look := func(what string, checks int) {
+		t.Helper()
+		b.checks = 0
+		if _, err := b.run(t); err != nil || b.checks != checks || b.writes != 1 || b.ownerUID != "u-1" {
+			t.Errorf("%s: %v, %d reads of the Secret, want %d; %d writes for owner %q", what, err, b.checks, checks, b.writes, b.ownerUID)
+		}
+	}
+	look("the first time", 0)
+	look("afterwards", 0)
+	b.Reconciler = New(Options{Client: b.cluster, Opener: b.stub, Writer: b.stub, Events: b.record, Now: func() time.Time { return b.clock }, Grants: b.grants, Memory: remembered})
+	look("after a restart", 0)
+	secret.StringData = map[string]string{"k": "v"}
+	if err := b.cluster.Update(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	look("somebody wrote it", 1)
+}
+
 // After a restart nobody logs in for a store that did not change, before the old process would have.
 func TestRestartLogsInForNothing(t *testing.T) {
 	secret := &corev1.Secret{}

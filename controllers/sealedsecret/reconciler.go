@@ -182,6 +182,7 @@ func (r *Reconciler) open(ctx context.Context, live *unstructured.Unstructured) 
 	if err != nil {
 		return outcome{reason: reasonOpen}, err
 	}
+	produced.OwnerUID = string(live.GetUID())
 	change, err := r.writer.WriteSecret(ctx, produced, false)
 	if err != nil {
 		return outcome{reason: reasonUpdate}, scrubbed(err, produced.Secret.Values())
