@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -218,25 +219,27 @@ func TestReaperTriesAgain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				tries := 0
-				w := reaped(t, func(string) error { tries++; return errors.New("no") })
+				var count atomic.Int64
+				w := reaped(t, func(string) error { count.Add(1); return errors.New("no") })
 				_ = w.Add(live("a", "10", "x"))
 				synctest.Wait()
-				if tries != 1 {
+				if tries := count.Load(); tries != 1 {
 					t.Fatalf("%d tries at once", tries)
 				}
 				time.Sleep(time.Minute)
 				synctest.Wait()
-				if tries < 5 || tries > 10 {
+				if tries := count.Load(); tries < 5 || tries > 10 {
 					t.Errorf("%d tries in a minute", tries)
 				}
 				end(w)
-				before := tries
+				before := count.Load()
 				time.Sleep(10 * time.Minute)
 				synctest.Wait()
-				if name != "too long ago" && tries != before {
+				if tries := count.Load(); name != "too long ago" && tries != before {
 					t.Errorf("%d more tries", tries-before)
 				}
+				w.view.departed.mu.Lock()
+				defer w.view.departed.mu.Unlock()
 				if n := w.view.reaper.queue.Len(); n != 0 || len(w.view.departed.of) != 0 || w.view.departed.n != 0 {
 					t.Errorf("%d wait, and %v is remembered", n, w.view.departed.of)
 				}
@@ -253,9 +256,11 @@ func TestDeparturesAreBounded(t *testing.T) {
 			d.note("ns/app", manifest.ID{Kind: "ConfigMap", Name: strconv.Itoa(i)}, departure{})
 		}
 		d.note("ns/app", manifest.ID{Kind: "ConfigMap", Name: "0"}, departure{uid: "known"})
+		d.mu.Lock()
 		if d.n != maxDepartures || len(d.of["ns/app"]) != maxDepartures || d.of["ns/app"][manifest.ID{Kind: "ConfigMap", Name: "0"}].uid != "known" {
 			t.Errorf("%d are counted, %d kept", d.n, len(d.of["ns/app"]))
 		}
+		d.mu.Unlock()
 		time.Sleep(departureKept + time.Second)
 		synctest.Wait()
 		d.mu.Lock()

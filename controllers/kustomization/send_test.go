@@ -52,7 +52,7 @@ func TestT33_SendStatus(t *testing.T) {
 		}
 		changed := old.DeepCopy()
 		changed.Status.LastAppliedRevision = "ours"
-		err := r.sendStatus(t.Context(), old, changed)
+		err := r.sendStatus(t.Context(), &old.Status, changed)
 		if apierrors.IsConflict(err) != c.refused || (err != nil) != c.refused {
 			t.Errorf("%s: %v", name, err)
 		}
