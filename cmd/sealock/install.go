@@ -89,7 +89,6 @@ func (o installOptions) run(ctx context.Context, out, notes io.Writer) error {
 	if !o.apply {
 		return printYAML(out, objects)
 	}
-	warn(objects, notes)
 	rest, err := o.config()
 	if err != nil {
 		return err
@@ -98,6 +97,7 @@ func (o installOptions) run(ctx context.Context, out, notes io.Writer) error {
 	if err != nil {
 		return err
 	}
+	warn(objects, notes)
 	return report(out, func(line func(outcome)) error { return in.apply(ctx, objects, line) })
 }
 

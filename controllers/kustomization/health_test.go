@@ -88,6 +88,7 @@ func TestHealth_AWorkloadThatRollsIsNotUnready(t *testing.T) {
 	w.until("it is applied", func() bool { return w.configMap("a") != nil })
 	w.state("a", "fine")
 	w.ready("app", "main@sha1:1")
+	w.until("it is told", func() bool { return len(w.events.of("app", "ReconciliationSucceeded")) > 0 }) // after the status
 	before, looks := len(w.events.of("app", "")), w.looks.Load()
 	w.state("a", "rolling")
 	grant, err := w.index.Grant(refOf(w.get("app")), "")

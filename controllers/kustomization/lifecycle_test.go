@@ -149,10 +149,7 @@ func TestWaitForTermination_Timeout(t *testing.T) {
 	w.hold("a", "example.com/hold")
 	w.edit("app", func(ks *kustomizev1.Kustomization) { ks.Spec.Suspend = true }) // the test is in the controller's place
 	for waited, waits := range map[time.Duration]bool{30 * time.Second: true, 2 * time.Minute: false} {
-		ks := w.get("app")
-		since := metav1.NewTime(time.Now().Add(-waited))
-		ks.DeletionTimestamp = &since
-		wait, err := w.r.deleteOwned(t.Context(), ks, &memory{}, revisions{})
+		wait, err := w.r.deleteOwned(t.Context(), w.get("app"), &memory{deletingSince: time.Now().Add(-waited)}, revisions{})
 		if err != nil || wait != waits {
 			t.Errorf("after %s: waits %v: %v", waited, wait, err)
 		}
