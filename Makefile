@@ -17,7 +17,7 @@ CONTROLLER_GEN := go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.23.0
 GOLANGCI_LINT  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK    := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
-.PHONY: help build devcluster tools clock demo test adopt lint generate verify vulncheck bench fuzz seeds clean
+.PHONY: help build devcluster tools clock demo test adopt flux lint generate verify vulncheck bench fuzz seeds clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,14 @@ test: build devcluster tools clock ## run every test: units with the race detect
 adopt: build devcluster tools ## take over from the real kustomize-controller of Flux (its first build takes some four minutes on two cores)
 	cd e2e/flux && go build -o ../../bin/ tool
 	cd e2e && go test -count 1 -tags adopt ./adopt
+
+FLUX := github.com/fluxcd/flux2/v2@v2.9.5
+flux: build devcluster ## be a user of the real flux program (its build takes many minutes; not run yet, see e2e/fluxcli)
+	@src=$$(cd e2e/tools && go mod download -json $(FLUX) | sed -n 's/^\t"Dir": "\(.*\)",*$$/\1/p'); [ -n "$$src" ]; \
+	rm -rf bin/flux2; cp -r "$$src" bin/flux2; chmod -R u+w bin/flux2; mkdir -p bin/flux2/cmd/flux/manifests; \
+	: >bin/flux2/cmd/flux/manifests/none.yaml  # its release embeds downloaded manifests here; only bootstrap and install need them
+	cd bin/flux2 && GOFLAGS=-mod=mod go build -o ../flux ./cmd/flux
+	cd e2e && go test -count 1 -tags flux ./fluxcli
 
 lint: ## run go vet and golangci-lint, as .golangci.yml explains
 	go vet ./...
